@@ -1,0 +1,204 @@
+"""Building blocks of the networks: masks, attention, convolutions, time embedding.
+
+Shapes: B batch, T frames, D width, N heads. Data is [B, T, D]; a mask is [B, T] bool.
+The blocks follow CosyVoice's causal decoder and Matcha-TTS (PyTorch, Apache-2.0 and
+MIT), from their published description; parameters map one to one (`torch_port`).
+"""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+NORM_EPS = 1e-5  # PyTorch's; Flax's default is 1e-6
+MASKED = -1e10  # finite, so that a masked logit never makes NaN
+
+Norm = functools.partial(nn.LayerNorm, epsilon=NORM_EPS)
+
+# Upstream initialises convolutions and linears with kaiming_normal(relu).
+kaiming = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+Dense = functools.partial(nn.Dense, kernel_init=kaiming)
+
+
+def visibility(block_id, mask):
+    """Which key frame each query frame may see: [B, T, T] bool, query first.
+
+    A frame sees every valid frame whose block is not later than its own. A query that
+    would see nothing (padding) sees everything, which keeps its softmax finite; its
+    output is masked later.
+    """
+    seen = block_id[:, None, :] <= block_id[:, :, None]
+    seen = seen & mask[:, None, :]
+    return seen | ~seen.any(-1, keepdims=True)
+
+
+def time_frequencies(width):
+    """[width // 2] angular frequencies, float64 table cast to f32 (Matcha-TTS)."""
+    half = width // 2
+    return np.exp(-np.arange(half) * (math.log(10000.0) / (half - 1))).astype("f4")
+
+
+def embed_time(t, width):
+    """Sinusoidal embedding of ODE time: t [...] in [0, 1] to [..., width]."""
+    angles = (
+        1000.0
+        * t[..., None]
+        * jnp.broadcast_to(time_frequencies(width), (*t.shape, width // 2))
+    )
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
+
+
+class Conv(nn.Module):
+    """1-D convolution [B, T, C] to [B, T', features] as one matmul of shifted copies.
+
+    On two CPU cores the shifted matmul trains faster than XLA's own convolution, and
+    the kernel keeps Flax's layout [width, in, features].
+
+    Attributes:
+      left, right: zero frames added before and after; left = width - 1 is causal.
+    """
+
+    features: int
+    width: int
+    left: int
+    right: int = 0
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (self.width, x.shape[-1], self.features)
+        kernel = self.param("kernel", kaiming, shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x = jnp.pad(x, ((0, 0), (self.left, self.right), (0, 0)))
+        count = (x.shape[1] - self.width) // self.stride + 1
+        span = (count - 1) * self.stride + 1
+        taps = [x[:, i : i + span : self.stride] for i in range(self.width)]
+        columns = jnp.concatenate(taps, -1) if self.width > 1 else taps[0]
+        return columns @ kernel.reshape(-1, self.features) + bias[None, None]
+
+
+class Upsample(nn.Module):
+    """Transposed convolution, kernel 4, stride 2, right-trimmed: [B, T, C] to [B, 2T, C].
+
+    Right-trimming makes it causal: frame 2m reads m and m-1 only, where upstream's
+    symmetric padding reads m+1. Same weights and count (network-facts 1.7).
+    """
+
+    @nn.compact
+    def __call__(self, x):
+        width = x.shape[-1]
+        bound = 1 / math.sqrt(width * 4)  # PyTorch's default for ConvTranspose1d
+        kernel = self.param("kernel", _uniform(bound), (4, width, width))
+        bias = self.param("bias", _uniform(bound), (width,))
+        past = jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+        both = jnp.concatenate([x, past], -1)
+        # Output 2m + r adds kernel tap r on frame m and tap r + 2 on frame m - 1.
+        taps = [jnp.concatenate([kernel[r], kernel[r + 2]]) for r in (0, 1)]
+        out = jnp.stack([both @ tap for tap in taps], 2)
+        return out.reshape(x.shape[0], -1, width) + bias[None, None]
+
+
+def _uniform(bound):
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class CausalBlock(nn.Module):
+    """Causal convolution (3 taps), LayerNorm, Mish; masked before and after."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x, mask):
+        x = Conv(self.features, 3, left=2, name="conv")(x * mask)
+        return jax.nn.mish(Norm(name="norm")(x)) * mask
+
+
+class ResidualBlock(nn.Module):
+    """Two causal blocks with the time embedding added between, plus a 1x1 shortcut.
+
+    Args:
+      x: [B, T, C]; mask: [B, T, 1] float; time: [B, 1 or T, E].
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x, mask, time):
+        h = CausalBlock(self.features, name="block1")(x, mask)
+        h = h + Dense(self.features, name="time")(jax.nn.mish(time))
+        h = CausalBlock(self.features, name="block2")(h, mask)
+        return h + Dense(self.features, name="shortcut")(x * mask)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, fused QKV; inner width heads * head_dim.
+
+    The queries', keys' and values' kernels stand side by side in one matrix; upstream
+    has no bias on them and one on the output.
+    """
+
+    heads: int
+    head_dim: int
+    qkv_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x, seen):
+        B, T, D = x.shape
+        inner = self.heads * self.head_dim
+        qkv = Dense(3 * inner, use_bias=self.qkv_bias, name="qkv")(x)
+        qkv = qkv.reshape(B, T, 3, self.heads, self.head_dim)
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        logits = jnp.einsum("btnh,bsnh->bnts", q, k) / math.sqrt(self.head_dim)
+        weights = jax.nn.softmax(jnp.where(seen[:, None], logits, MASKED))
+        out = jnp.einsum("bnts,bsnh->btnh", weights, v).reshape(B, T, inner)
+        return Dense(D, name="out")(out)
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm attention and feed-forward (exact GELU), residual.
+
+    Args:
+      x: [B, T, D]; seen: [B, T, T] bool, see `visibility`.
+    """
+
+    heads: int
+    head_dim: int
+    feed_forward: int
+
+    @nn.compact
+    def __call__(self, x, seen):
+        x = x + Attention(self.heads, self.head_dim, name="attention")(
+            Norm(name="norm1")(x), seen
+        )
+        h = Dense(self.feed_forward, name="ff_in")(Norm(name="norm2")(x))
+        h = jax.nn.gelu(h, approximate=False)
+        return x + Dense(x.shape[-1], name="ff_out")(h)
+
+
+class TransformerStack(nn.Module):
+    """`depth` transformer blocks, parameters stacked on a leading axis."""
+
+    depth: int
+    heads: int
+    head_dim: int
+    feed_forward: int
+
+    @nn.compact
+    def __call__(self, x, seen):
+        block = nn.scan(
+            lambda block, x, seen: (block(x, seen), None),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=self.depth,
+        )
+        layer = TransformerBlock(
+            self.heads, self.head_dim, self.feed_forward, name="blocks"
+        )
+        return block(layer, x, seen)[0]

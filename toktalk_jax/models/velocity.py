@@ -1,0 +1,147 @@
+"""The velocity field v(x_t, t, audio, style): a block-causal 1-D U-Net transformer.
+
+Source: paper sections 3.2 and 4.1; CosyVoice-1's causal conditional decoder (two
+levels, four transformer blocks a stage, twelve middle stages), made strictly
+block-causal by two changes that add no parameter: blocks halve with the rate, and the
+transposed convolution is right-trimmed.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from toktalk_jax.models import layers
+
+
+class Stage(nn.Module):
+    """A residual block and `blocks` transformer blocks at one rate."""
+
+    features: int
+    blocks: int
+    heads: int
+    head_dim: int
+
+    @nn.compact
+    def __call__(self, x, mask, time, seen):
+        x = layers.ResidualBlock(self.features, name="residual")(x, mask, time)
+        return layers.TransformerStack(
+            self.blocks,
+            self.heads,
+            self.head_dim,
+            4 * self.features,
+            name="transformer",
+        )(x, seen)
+
+
+class VelocityField(nn.Module):
+    """Velocity of the flow at motion x_t: [B, T, F] to [B, T, out_dim].
+
+    Paper size: channels (256, 256), 82,904,888 parameters with F 56, A 512, K 256.
+
+    Attributes:
+      channels: width of each level; every level but the last halves the rate.
+      blocks_per_stage: transformer blocks in each stage.
+      mid_blocks: stages at the lowest rate, parameters stacked by `nn.scan`.
+      heads, head_dim: attention; the inner width is their product.
+      out_dim: F.
+    """
+
+    channels: tuple[int, ...] = (256, 256)
+    blocks_per_stage: int = 4
+    mid_blocks: int = 12
+    heads: int = 8
+    head_dim: int = 64
+    out_dim: int = 56
+
+    @nn.compact
+    def __call__(self, x, t, audio, style, block_id=None, mask=None):
+        """Evaluate the field.
+
+        Args:
+          x: [B, T, F] noisy motion; audio: [B, T, A]; style: [B, T, K].
+          t: [B] ODE time in [0, 1], or [B, T], one time per frame.
+          block_id: [B, T] int, non-decreasing, its borders on even frames (multiples
+            of 2^(levels-1)); a frame sees no frame of a later block. None: full
+            attention.
+          mask: [B, T] bool, valid frames; None: all.
+
+        Returns:
+          [B, T, out_dim], zero where masked.
+        """
+        B, T, _ = x.shape
+        if block_id is None:
+            block_id = jnp.zeros((B, T), jnp.int32)
+        if mask is None:
+            mask = jnp.ones((B, T), bool)
+        x = jnp.concatenate([x, audio, style], -1)
+        time = self._time(t, x.shape[-1])
+        rates = _rates(mask, block_id, time, len(self.channels))
+        stage = lambda width, name: Stage(  # noqa: E731
+            width, self.blocks_per_stage, self.heads, self.head_dim, name=name
+        )
+
+        skips = []
+        last = len(self.channels) - 1
+        for i, width in enumerate(self.channels):
+            valid, moment, seen = rates[i]
+            x = stage(width, f"down_{i}")(x, valid, moment, seen)
+            skips.append(x)
+            x = layers.Conv(
+                width,
+                3,
+                left=2 if i == last else 1,
+                right=0 if i == last else 1,
+                stride=1 if i == last else 2,
+                name=f"down_{i}_resample",
+            )(x * valid)
+
+        x = self._middle(x, *rates[-1])
+
+        for i, width in enumerate((*self.channels[-2::-1], self.channels[0])):
+            valid, moment, seen = rates[last - i]
+            skip = skips.pop()
+            x = jnp.concatenate([x[:, : skip.shape[1]], skip], -1)
+            x = stage(width, f"up_{i}")(x, valid, moment, seen)
+            if i == last:
+                x = layers.Conv(width, 3, left=2, name=f"up_{i}_resample")(x * valid)
+            else:
+                x = layers.Upsample(name=f"up_{i}_resample")(x * valid)
+
+        valid = rates[0][0]
+        x = layers.CausalBlock(self.channels[0], name="final_block")(x, valid)
+        return layers.Dense(self.out_dim, name="final")(x * valid) * valid
+
+    def _time(self, t, width):
+        """[B] or [B, T] times to [B, 1 or T, 4 * channels[0]]."""
+        hidden = 4 * self.channels[0]
+        time = layers.embed_time(t if t.ndim == 2 else t[:, None], width)
+        time = jax.nn.silu(layers.Dense(hidden, name="time_in")(time))
+        return layers.Dense(hidden, name="time_out")(time)
+
+    def _middle(self, x, valid, moment, seen):
+        stages = nn.scan(
+            lambda stage, x, *context: (stage(x, *context), None),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=self.mid_blocks,
+        )
+        stage = Stage(
+            self.channels[-1],
+            self.blocks_per_stage,
+            self.heads,
+            self.head_dim,
+            name="mid",
+        )
+        return stages(stage, x, valid, moment, seen)[0]
+
+
+def _rates(mask, block_id, time, levels):
+    """(mask [B, T, 1], time, visibility) per level; each takes every second frame."""
+    out = []
+    for _ in range(levels):
+        seen = layers.visibility(block_id, mask)
+        out.append((mask[..., None].astype(time.dtype), time, seen))
+        mask, block_id = mask[:, ::2], block_id[:, ::2]
+        time = time[:, ::2]  # a single time [B, 1, E] stays
+    return out
