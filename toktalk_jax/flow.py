@@ -1,7 +1,8 @@
 """Conditional flow matching: path, loss, condition dropout, guidance, Euler.
 
-A velocity function here is `velocity(x, t, audio, style) -> [B, T, F]` with x [B, T, F],
-t [B] or [B, T], audio [B, T, A], style [B, T, K]; masks and blocks are already bound.
+A velocity function here is `velocity(x, t, audio, style) -> [B, T, F]`, with
+x [B, T, F], t [B] or [B, T], audio [B, T, A], style [B, T, K]; masks and blocks are
+already bound.
 """
 
 import jax

@@ -105,7 +105,8 @@ class Sampler:
             raise ValueError(f"known is {known!r}; expected 'noised' or 'clean'")
         self.model, self.stats, self.adapter = model, stats, adapter
         # A training mesh may hold the parameters; sampling wants one device.
-        self.params = jax.device_put(params, jax.local_devices()[0])
+        self.device = jax.local_devices()[0]
+        self.params = jax.device_put(params, self.device)
         self.chunk_frames, self.context_frames = chunk_frames, context_frames
         self.times = flow.time_grid(num_steps, grid)
         self.guidance, self.known, self.temperature = guidance, known, temperature
@@ -128,7 +129,7 @@ class Sampler:
         w = self.guidance if guidance is None else guidance
         A = len(self.stats.token_mean)
         before = self.adapter.context_tokens if self.adapter else 0
-        return Stream(
+        stream = Stream(
             key=keys,
             chunk=jnp.zeros(B, jnp.int32),
             motion=jnp.zeros((B, O, mo.F)),
@@ -137,8 +138,11 @@ class Sampler:
             foreign=jnp.zeros((B, before, self.width if self.adapter else 0)),
             style=style,
             guidance=jnp.broadcast_to(jnp.asarray(w, jnp.float32), (B,)),
-            pending=np.zeros((B, 0, self.width), np.float32),
+            pending=None,
         )
+        # Placed like a step's output, or the second chunk would compile once more.
+        stream = jax.device_put(stream, self.device)
+        return stream.replace(pending=np.zeros((B, 0, self.width), np.float32))
 
     def step(self, stream, tokens):
         """Solve one chunk: raw tokens [B, C / 2, A] to (stream, motion [B, C, F])."""

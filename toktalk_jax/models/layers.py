@@ -81,7 +81,7 @@ class Conv(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Transposed convolution, kernel 4, stride 2, right-trimmed: [B, T, C] to [B, 2T, C].
+    """Transposed convolution, kernel 4, stride 2: [B, T, C] to [B, 2T, C].
 
     Right-trimming makes it causal: frame 2m reads m and m-1 only, where upstream's
     symmetric padding reads m+1. Same weights and count (network-facts 1.7).

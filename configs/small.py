@@ -1,0 +1,63 @@
+r"""Small TokTalk: 1.1 M + 0.3 M parameters, two CPU cores, GRID or performer clips.
+
+On GRID (700 clips of one speaker) 12,000 steps take some 30 to 40 minutes on two cores.
+The shipped checkpoint `small` is this config on GRID and performer clips; its model
+card names the command and the numbers.
+
+    python -m tools.export_tokens --corpus grid --source DIR --tokenizer mel_rvq \
+        --fit_tokenizer --out data/grid_mel
+    python -m toktalk_jax.train --config configs/small.py \
+        --config.dataset data/grid_mel --workdir runs/grid_mel
+
+Arguments, after a colon and joined by commas:
+  lyra        a dataset of Lyra tokens (50 Hz, stacked to 256-d)
+  regression  the same U-Net with a regression loss, a baseline
+  quickstart  a few hundred steps, for launch/quickstart.sh
+  smoke       the same code at a width that trains a few steps in seconds
+"""
+
+from configs import base
+
+CHOICES = ("lyra", "regression", "quickstart", "smoke")
+
+
+def get_config(arg=""):
+    """The config for a comma-separated list of CHOICES."""
+    chosen = base.parse(arg, CHOICES)
+    c = base.get_config()
+    c.tokenizer = "lyra" if "lyra" in chosen else "mel_rvq"
+    c.total_steps = 12_000
+    c.batch_size = 16
+    c.model.update(
+        channels=(64, 64), blocks_per_stage=1, mid_blocks=2, heads=2, head_dim=64
+    )
+    c.style.update(width=64, hidden=128)
+    c.train.update(
+        learning_rate=1e-3,
+        warmup_steps=200,
+        decay="cosine",
+        ema_decay=0.999,
+        style_frames=(25, 50),
+    )
+    c.log_every, c.save_every, c.eval_every = 50, 1000, 0
+    c.eval_clips = 50
+    if "regression" in chosen:
+        c.train.objective = "regression"
+    if "quickstart" in chosen:
+        c.total_steps, c.save_every, c.eval_clips = 300, 100, 8
+        c.train.update(warmup_steps=30)
+    if "smoke" in chosen:
+        base.shrink(c)
+    return c
+
+
+def sweep_context():
+    """Known frames before the chunk, an open arm of the design."""
+    for frames in (10, 20, 50):
+        yield {"sample.context_frames": frames}
+
+
+def sweep_steps():
+    """Euler steps at the serving chunk."""
+    for steps in (1, 2, 5, 10, 20):
+        yield {"sample.num_steps": steps}

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Install the [test] extra into .venv and run ruff and pytest.
+#   bash launch/test.sh          the default suite, 8 minutes on two cores
+#   bash launch/test.sh --long   also the slow tests, 30 minutes
+# Further arguments go to pytest. PYTHON chooses the interpreter (3.11 or newer).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if [[ "${1:-}" == "--help" ]]; then sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0; fi
+source launch/environment.sh test
+python -m ruff check --config tools/ruff.toml .
+python -m ruff format --check --config tools/ruff.toml .
+exec python -m pytest tests -q -rs -o cache_dir=.pytest_cache --durations=15 "$@"

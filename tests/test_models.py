@@ -1,0 +1,147 @@
+"""The networks: sizes, strict block causality, masks, time per row and per frame."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from toktalk_jax import models
+
+TINY = dict(blocks_per_stage=1, mid_blocks=2, heads=2, head_dim=8, out_dim=56)
+
+
+def count(model, *shapes):
+    arguments = [jnp.zeros(s) for s in shapes]
+    tree = jax.eval_shape(lambda: model.init(jax.random.key(0), *arguments))
+    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree))
+
+
+def test_paper_size_has_exactly_the_published_parameters():
+    shapes = [(1, 4, 56), (1,), (1, 4, 512), (1, 4, 256)]
+    assert count(models.VelocityField(), *shapes) == 82_904_888
+    assert count(models.StyleEncoder(), (1, 10, 56)) == 4_028_416
+
+
+def test_other_sizes_match_the_counts_read_off_upstream():
+    # network-facts 1.8: 80 + 80 + 80 + 80 channels, CosyVoice 1 and 2.
+    shapes = [(1, 4, 80), (1,), (1, 4, 80), (1, 4, 160)]
+    one = models.VelocityField(channels=(256, 256), out_dim=80)
+    two = models.VelocityField(channels=(256,), out_dim=80)
+    assert count(one, *shapes) == 81_878_864
+    assert count(two, *shapes) == 71_302_480
+
+
+@pytest.fixture(scope="module", params=[(16, 16), (16,), (16, 16, 16)], ids=str)
+def field(request):
+    model = models.VelocityField(channels=request.param, **TINY)
+    shapes = [(1, 8, 56), (1,), (1, 8, 12), (1, 8, 6)]
+    zeros = [jnp.zeros(s) for s in shapes]
+    params = jax.jit(model.init)(jax.random.key(0), *zeros)
+    return model, params, jax.jit(model.apply)
+
+
+def inputs(B, T, seed=0):
+    rng = np.random.default_rng(seed)
+    x, audio, style = (rng.normal(size=(B, T, w)).astype("f4") for w in (56, 12, 6))
+    return x, rng.uniform(size=B).astype("f4"), audio, style
+
+
+def test_no_frame_sees_a_later_block_bitwise(field):
+    model, params, apply = field
+    unit = 2 ** (len(model.channels) - 1)
+    T = 40
+    x, t, audio, style = inputs(1, T)
+    rng = np.random.default_rng(1)
+    for _ in range(4):  # random layouts with borders on whole units
+        borders = rng.choice(np.arange(1, T // unit), size=3, replace=False) * unit
+        block = np.searchsorted(np.sort(borders), np.arange(T), side="right")[None]
+        base = apply(params, x, t, audio, style, block)
+        for b in np.sort(borders):
+            x2, audio2 = x.copy(), audio.copy()
+            x2[:, b:] += 1
+            audio2[:, b:] -= 2
+            out = apply(params, x2, t, audio2, style, block)
+            np.testing.assert_array_equal(out[:, :b], base[:, :b])
+            assert (np.abs(out - base)[:, b:].max(-1) > 0).any()
+
+
+def test_every_frame_sees_its_whole_block_and_the_past(field):
+    _, params, apply = field
+    x, t, audio, style = inputs(1, 24)
+    block = (np.arange(24) // 8)[None]
+    base = apply(params, x, t, audio, style, block)
+    for frame in (0, 7, 9, 15):
+        audio2 = audio.copy()
+        audio2[:, frame] += 1
+        moved = np.abs(apply(params, x, t, audio2, style, block) - base)[0].max(-1) > 0
+        assert moved[frame // 8 * 8 :].all()
+
+
+def test_padding_changes_no_valid_frame(field):
+    _, params, apply = field
+    x, t, audio, style = inputs(2, 24)
+    block = np.broadcast_to(np.arange(24) // 8, (2, 24))
+    mask = np.arange(24)[None] < np.array([[16], [10]])
+    base = apply(params, x, t, audio, style, block, mask)
+    junk = np.where(mask[..., None], 0, 7.0).astype("f4")
+    out = apply(params, x + junk, t, audio - junk, style + junk, block, mask)
+    np.testing.assert_array_equal(out, base)
+    np.testing.assert_array_equal(np.asarray(base)[~mask], 0)
+
+
+def test_a_constant_time_per_frame_is_a_time_per_row(field):
+    _, params, apply = field
+    x, t, audio, style = inputs(2, 16)
+    per_row = apply(params, x, t, audio, style)
+    per_frame = apply(params, x, np.repeat(t[:, None], 16, 1), audio, style)
+    np.testing.assert_allclose(per_frame, per_row, atol=2e-5)
+    late = np.repeat(t[:, None], 16, 1)
+    late[:, 8:] = 1.0
+    assert np.abs(apply(params, x, late, audio, style) - per_row).max() > 1e-3
+
+
+def test_odd_lengths_come_back_odd(field):
+    _, params, apply = field
+    for T in (7, 9):
+        assert apply(params, *inputs(1, T)).shape == (1, T, 56)
+
+
+def test_block_layout_is_traced_not_compiled(field):
+    model, params, _ = field
+    apply = jax.jit(model.apply)
+    x, t, audio, style = inputs(1, 24)
+    for size in (4, 8, 12, 24):
+        apply(params, x, t, audio, style, (np.arange(24) // size)[None])
+    assert apply._cache_size() == 1
+
+
+def test_style_is_a_masked_mean_of_any_length():
+    model = models.StyleEncoder(width=6, hidden=16, heads=2)
+    rng = np.random.default_rng(0)
+    motion = rng.normal(size=(2, 30, 56)).astype("f4")
+    params = jax.jit(model.init)(jax.random.key(0), motion)
+    apply = jax.jit(model.apply)
+    mean, logvar = apply(params, motion[:, :20])
+    assert mean.shape == logvar.shape == (2, 6)
+    mask = np.arange(30)[None] < 20
+    padded = np.where(mask[..., None], motion, 99.0)
+    masked, _ = apply(params, padded, np.broadcast_to(mask, (2, 30)))
+    np.testing.assert_allclose(masked, mean, atol=1e-5)
+    short, _ = apply(params, motion[:, :10])  # 0.4 s
+    assert np.isfinite(short).all() and np.abs(short - mean).max() > 1e-3
+
+
+def test_adapter_is_chunk_causal():
+    model = models.Adapter(out_dim=9, width=16, depth=2, heads=2, feed_forward=16)
+    tokens = np.random.default_rng(0).normal(size=(1, 15, 7)).astype("f4")
+    params = jax.jit(model.init)(jax.random.key(0), tokens)
+    apply = jax.jit(model.apply)
+    block = (np.arange(15) // 5)[None]
+    base = apply(params, tokens, block)
+    assert base.shape == (1, 15, 9)
+    for cut in (5, 10):
+        changed = tokens.copy()
+        changed[:, cut:] += 1
+        out = apply(params, changed, block)
+        np.testing.assert_array_equal(out[:, :cut], base[:, :cut])
+        assert np.abs(out - base)[:, cut:].max() > 0

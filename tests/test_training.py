@@ -1,0 +1,271 @@
+"""Training steps, devices, checkpoints: what makes a run reproducible."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from toktalk_jax import models
+from toktalk_jax import motion as mo
+from toktalk_jax.training import checkpoints, logs, optim, parallel, steps
+
+A = 8
+NETWORKS = models.build(
+    dict(channels=(16, 16), blocks_per_stage=1, mid_blocks=1, heads=2, head_dim=8),
+    dict(width=6, hidden=16, heads=2, dropout=0.2),
+)
+OPTIONS = steps.Options(batch_size=4, ema_decay=0.99)
+LIVE = np.ones(mo.F)
+LIVE[3] = 0
+
+
+def batch(step, T=20, size=4):
+    rng = np.random.default_rng(step)
+    mask = np.arange(T)[None] < rng.integers(10, T + 1, size)[:, None]
+    return dict(
+        motion=rng.normal(size=(size, T, mo.F)).astype("f4") * mask[..., None],
+        tokens=rng.normal(size=(size, T // 2, A)).astype("f4"),
+        mask=mask,
+        style=rng.normal(size=(size, 12, mo.F)).astype("f4"),
+        style_mask=np.ones((size, 12), bool),
+        block_id=np.broadcast_to(np.arange(T) // 10, (size, T)).astype("i4"),
+        index=(np.arange(size) + step * size).astype("i4"),
+    )
+
+
+@pytest.fixture(scope="module")
+def optimiser():
+    return optim.adam(optim.learning_rate(3e-3, 2, 100, "cosine"), 1.0)
+
+
+@pytest.fixture(scope="module")
+def fresh(optimiser):
+    def make():
+        params = steps.init_params(jax.random.key(0), *NETWORKS, A)
+        return steps.init_state(params, optimiser)
+
+    return jax.jit(make)
+
+
+def bound(optimiser, options=OPTIONS):
+    return functools.partial(
+        steps.train_step,
+        models=NETWORKS,
+        optimiser=optimiser,
+        live=LIVE,
+        options=options,
+    )
+
+
+@pytest.fixture(scope="module")
+def mapped(optimiser):
+    return parallel.mapped_step(bound(optimiser))
+
+
+def run(mapped, state, first, last):
+    key = parallel.replicate(jax.random.key(9))
+    metrics = []
+    for step in range(first, last):
+        state, m = mapped(state, parallel.split(batch(step)), key)
+        metrics.append({k: float(v) for k, v in m.items()})
+    return state, metrics
+
+
+def test_two_devices_equal_one():
+    """Noise, dropout and means do not know how many devices there are.
+
+    Under SGD: Adam would blow up the rounding of gradients that are zero by symmetry.
+    """
+    optimiser = optax.sgd(0.1)
+    mapped = parallel.mapped_step(bound(optimiser))
+    fresh = jax.jit(
+        lambda: steps.init_state(
+            steps.init_params(jax.random.key(0), *NETWORKS, A), optimiser
+        )
+    )
+    assert jax.local_device_count() == 2
+    two, m2 = run(mapped, parallel.replicate(fresh()), 0, 3)
+    one_step = jax.jit(
+        jax.vmap(bound(optimiser), in_axes=(None, 0, None), axis_name=parallel.AXIS)
+    )
+    one, m1 = fresh(), []
+    for step in range(3):
+        b = {k: v[None] for k, v in batch(step).items()}
+        one, m = one_step(one, b, jax.random.key(9))
+        one = jax.tree.map(lambda x: x[0], one)
+        m1.append({k: float(v[0]) for k, v in m.items()})
+    for a, b in zip(m1, m2, strict=True):
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
+    for a, b in zip(
+        jax.tree.leaves(one.params), jax.tree.leaves(two.params), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_the_step_compiles_once_and_keeps_no_device_axis(fresh, optimiser):
+    compiles = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: (
+            compiles.append(name) if name.endswith("backend_compile_duration") else None
+        )
+    )
+    mapped = parallel.mapped_step(bound(optimiser))
+    state = parallel.replicate(fresh())
+    shapes = jax.tree.map(jnp.shape, state)
+    state, metrics = run(mapped, state, 0, 1)
+    first = len(compiles)
+    state, metrics = run(mapped, state, 1, 4)
+    assert len(compiles) == first
+    assert jax.tree.map(jnp.shape, state) == shapes
+    assert isinstance(metrics[0]["loss"], float)
+
+
+def test_overfitting_one_batch_lowers_the_loss(fresh, mapped):
+    state, key = parallel.replicate(fresh()), parallel.replicate(jax.random.key(0))
+    losses = []
+    for _ in range(60):
+        state, m = mapped(state, parallel.split(batch(0)), key)
+        losses.append(float(m["loss"]))
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:5])
+
+
+def test_dead_coefficients_and_padding_carry_no_gradient(fresh):
+    params = fresh().params
+    b = batch(0)
+    # batch() pads with zeros; what stands there must not matter.
+    loss = jax.jit(
+        functools.partial(
+            steps.cfm_sums,
+            key=jax.random.key(1),
+            models=NETWORKS,
+            live=LIVE,
+            options=OPTIONS,
+        )
+    )
+    total, (_, count) = loss(params, b)
+    assert float(count) == b["mask"].sum() * LIVE.sum()
+    junk = dict(b, motion=np.where(b["mask"][..., None], b["motion"], 9.0))
+    np.testing.assert_allclose(loss(params, junk)[0], total, rtol=1e-5)
+
+
+def test_regression_has_no_noise(fresh):
+    options = OPTIONS.replace(
+        objective="regression", condition_drop=0.0, style_drop=0.0
+    )
+    models_without_dropout = (NETWORKS[0], NETWORKS[1].clone(dropout=0.0))
+    loss = jax.jit(
+        functools.partial(
+            steps.cfm_sums,
+            models=models_without_dropout,
+            live=LIVE,
+            options=options,
+        )
+    )
+    params = fresh().params
+    a = loss(params, batch(0), jax.random.key(1))[0]
+    b = loss(params, batch(0), jax.random.key(2))[0]
+    np.testing.assert_array_equal(a, b)
+
+
+def test_ema_starts_as_a_copy_and_warms_up():
+    params, ema = {"w": jnp.full(3, 2.0)}, {"w": jnp.zeros(3)}
+    first = optim.ema_update(ema, params, 0, 0.9999)["w"]
+    np.testing.assert_allclose(first, 0.9 * 2, rtol=1e-6)  # decay 1/10
+    late = optim.ema_update(ema, params, 10**7, 0.9999)["w"]
+    np.testing.assert_allclose(late, 1e-4 * 2, rtol=1e-2)
+
+
+def test_schedules():
+    cosine = optim.learning_rate(1.0, 10, 110, "cosine")
+    np.testing.assert_allclose([cosine(5), cosine(10), cosine(60)], [0.5, 1, 0.5], 1e-5)
+    assert float(cosine(110)) < 1e-6
+    assert float(optim.learning_rate(1.0, 0, 10, "constant")(9)) == 1
+    with pytest.raises(ValueError, match="cosine"):
+        optim.learning_rate(1.0, 0, 10, "linear")
+
+
+def test_frozen_paths_stay_bitwise_and_hold_no_state():
+    params = {"base": {"w": jnp.ones(3)}, "adapter": {"w": jnp.ones(2)}}
+    frozen = optim.freeze(optim.adam(0.1, 1.0), params, ("base/",))
+    state = frozen.init(params)
+    update, _ = frozen.update(params, state, params)
+    np.testing.assert_array_equal(update["base"]["w"], 0)
+    assert (update["adapter"]["w"] != 0).all()
+    assert not any(x.shape == (3,) for x in jax.tree.leaves(state))
+    with pytest.raises(ValueError, match="matches none"):
+        optim.freeze(optim.adam(0.1, 1.0), params, ("bas$",))
+
+
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(fresh, mapped, tmp_path):
+    whole, _ = run(mapped, parallel.replicate(fresh()), 0, 6)
+    state, _ = run(mapped, parallel.replicate(fresh()), 0, 3)
+    first = checkpoints.Checkpointer(tmp_path)
+    first.save(state, {"seed": 5})
+    first.close()
+    second = checkpoints.Checkpointer(tmp_path)
+    state, meta = second.restore(parallel.replicate(fresh()))
+    assert meta == {"seed": 5, "step": 3} and int(state.step) == 3
+    state, _ = run(mapped, state, 3, 6)
+    second.close()
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def a_bundle():
+    rng = np.random.default_rng(0)
+    stats = mo.Stats(*(rng.normal(size=n).astype("f4") for n in (56, 56, A, A)))
+    params = {"velocity": {"w": rng.normal(size=(3, 2)).astype("f4")}}
+    return checkpoints.Bundle(
+        {"seed": 1}, params, stats, None, {"corpus": "x"}, {"step": 7}
+    )
+
+
+def test_bundles_round_trip(tmp_path):
+    bundle = a_bundle()
+    checkpoints.export(bundle, tmp_path / "b")
+    checkpoints.export(bundle, tmp_path / "b")  # over an old one
+    again = checkpoints.load(tmp_path / "b")
+    np.testing.assert_array_equal(
+        again.params["velocity"]["w"], bundle.params["velocity"]["w"]
+    )
+    assert again.config == {"seed": 1} and again.stats.hash() == bundle.stats.hash()
+    assert again.meta["hash"] == checkpoints.params_hash(bundle.params)
+
+
+def test_a_missing_checkpoint_says_what_was_looked_for(tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.json"):
+        checkpoints.load(tmp_path / "nothing")
+
+
+def test_a_workdir_refuses_another_config(tmp_path):
+    stats = a_bundle().stats
+    config = {"train": {"learning_rate": 1e-3}, "total_steps": 5}
+    checkpoints.start_workdir(tmp_path, config, stats, {}, None)
+    checkpoints.start_workdir(tmp_path, config | {"total_steps": 9}, stats, {}, None)
+    other = {"train": {"learning_rate": 1e-4}, "total_steps": 5}
+    with pytest.raises(ValueError, match="train.learning_rate was 0.001, now 0.0001"):
+        checkpoints.start_workdir(tmp_path, other, stats, {}, None)
+
+
+def test_logs_drop_what_comes_after_the_restored_step(tmp_path):
+    writer = logs.Writer(tmp_path)
+    for step in (1, 2, 3):
+        writer.scalars(step, {"loss": step / 2})
+    writer.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')  # a torn line
+    resumed = logs.Writer(tmp_path, step=2)
+    resumed.scalars(3, {"loss": np.float32(9)})
+    resumed.close()
+    rows = [json.loads(x) for x in (tmp_path / "metrics.jsonl").open()]
+    assert [(r["step"], r["loss"]) for r in rows] == [(1, 0.5), (2, 1.0), (3, 9.0)]
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="3 does not divide over 2 devices"):
+        parallel.split({"x": np.zeros((3, 2))})

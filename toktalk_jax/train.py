@@ -1,0 +1,202 @@
+"""Train a velocity field with its style encoder by conditional flow matching.
+
+    python -m toktalk_jax.train --config configs/small.py \
+        --config.dataset DIR --workdir runs/small
+
+Order of initialisation: 1. the newest checkpoint in the workdir, 2. scratch. The same
+command again resumes, bitwise equal to a run that was never interrupted.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import time
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+
+from toktalk_jax import models
+from toktalk_jax.training import checkpoints, logs, optim, parallel, steps
+
+
+def train(config, workdir):
+    """Train to `config.total_steps` and return the final metrics.
+
+    Writes checkpoints, `metrics.jsonl`, TensorBoard events and the final bundle
+    `<workdir>/bundle`.
+
+    Raises:
+      ValueError: a config that cannot train, or a dataset made for something else.
+    """
+    from toktalk_jax.data import pipeline
+
+    check_config(config)
+    workdir = pathlib.Path(workdir)
+    data = pipeline.load(config.dataset, "train", tokenizer=config.tokenizer)
+    checkpoints.start_workdir(
+        workdir, config.to_dict(), data.stats, data.metadata, data.tokenizer_state
+    )
+    networks = models.build(config.model.to_dict(), config.style.to_dict())
+    optimiser = make_optimiser(config)
+    key = jax.random.key(config.seed)
+    params = steps.init_params(key, *networks, len(data.stats.token_mean))
+    state = parallel.replicate(steps.init_state(params, optimiser))
+    checkpointer = checkpoints.Checkpointer(workdir)
+    state, meta = checkpointer.restore(state)
+    start = int(state.step)
+    logging.info(
+        "%s at step %d; %.2f M parameters; %d clips, %.1f min; devices %s",
+        "resumed" if meta else "started",
+        start,
+        sum(x.size for x in jax.tree.leaves(params)) / 1e6,
+        len(data.clips),
+        sum(len(clip.motion) for clip in data.clips) / 25 / 60,
+        jax.local_devices(),
+    )
+    step_fn = parallel.mapped_step(
+        functools.partial(
+            steps.train_step,
+            models=networks,
+            optimiser=optimiser,
+            live=data.stats.live,
+            options=make_options(config),
+        )
+    )
+    batches = pipeline.batches(
+        data.clips,
+        seed=config.seed,
+        start_step=start,
+        batch_size=config.batch_size,
+        window_lengths=tuple(config.train.window_frames),
+        style_frames=tuple(config.train.style_frames),
+        style_reference=config.train.style_reference,
+    )
+    writer = logs.Writer(workdir, start)
+    try:
+        state, metrics = _loop(
+            config, state, step_fn, batches, key, checkpointer, writer
+        )
+    finally:
+        checkpointer.close()
+        writer.close()
+    checkpoints.export(checkpoints.load(workdir), workdir / "bundle")
+    return metrics
+
+
+def _loop(config, state, step_fn, batches, key, checkpointer, writer):
+    """The loop, top to bottom: batch, step, log, save."""
+    key = parallel.replicate(jax.random.fold_in(key, 1))
+    metrics, waited, since = {}, 0.0, time.perf_counter()
+    start = int(state.step)
+    progress = _progress(start, config.total_steps)
+    for step in range(start + 1, config.total_steps + 1):
+        before = time.perf_counter()
+        batch = parallel.split(next(batches))
+        waited += time.perf_counter() - before
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            state, metrics = step_fn(state, batch, key)
+        progress.update()
+        last = step == config.total_steps
+        if step % config.log_every == 0 or last:
+            metrics = jax.device_get(metrics)
+            count = (step - start) % config.log_every or config.log_every
+            spent = time.perf_counter() - since
+            metrics |= {"step_ms": spent / count * 1e3, "input_share": waited / spent}
+            writer.scalars(step, metrics)
+            progress.set_postfix(loss=f"{metrics['loss']:.4f}")
+            if not np.isfinite(metrics["loss"]):
+                raise FloatingPointError(
+                    f"the loss is {metrics['loss']} at step {step}; the last "
+                    f"checkpoint is step {checkpointer.latest()}; lower "
+                    "train.learning_rate, or look at the dataset's skipped.jsonl"
+                )
+            waited, since = 0.0, time.perf_counter()
+        if step % config.save_every == 0 or last:
+            checkpointer.save(state, {"seed": config.seed})
+    progress.close()
+    return state, metrics
+
+
+def make_optimiser(config):
+    """Adam with the config's schedule and clipping."""
+    t = config.train
+    schedule = optim.learning_rate(
+        t.learning_rate, t.warmup_steps, config.total_steps, t.decay
+    )
+    return optim.adam(schedule, t.clip_norm)
+
+
+def make_options(config):
+    """The config's `steps.Options`."""
+    t = config.train
+    return steps.Options(
+        batch_size=config.batch_size,
+        objective=t.objective,
+        condition_drop=t.condition_drop,
+        style_drop=t.style_drop,
+        kl_weight=t.kl_weight,
+        ema_decay=t.ema_decay,
+    )
+
+
+def check_config(config):
+    """Refuse a config that cannot train, naming the key.
+
+    Raises:
+      ValueError: what came, what was expected.
+    """
+    if not config.dataset:
+        raise ValueError(
+            "config.dataset is empty; give --config.dataset DIR, a directory made by "
+            "python -m tools.export_tokens"
+        )
+    if config.train.objective not in ("flow", "regression"):
+        raise ValueError(
+            f"config.train.objective is {config.train.objective!r}; expected 'flow' or "
+            "'regression'"
+        )
+    unit = 2 ** (len(config.model.channels) - 1)
+    unit = max(unit, 2)
+    for frames in config.train.window_frames:
+        if frames % unit:
+            raise ValueError(
+                f"config.train.window_frames holds {frames}; expected multiples of "
+                f"{unit} frames"
+            )
+    devices = jax.local_device_count()
+    if config.batch_size % devices:
+        raise ValueError(
+            f"config.batch_size is {config.batch_size}, which does not divide over "
+            f"{devices} devices"
+        )
+
+
+def _progress(start, total):
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=start, unit="step", desc="train", mininterval=1)
+
+
+def main(argv):
+    """Command line."""
+    del argv
+    if not flags.FLAGS.workdir:
+        raise app.UsageError("give --workdir DIR, where the run is kept")
+    try:
+        metrics = train(flags.FLAGS.config, flags.FLAGS.workdir)
+    except (ValueError, FileNotFoundError, OSError) as error:
+        if os.environ.get("TOKTALK_TRACEBACK"):
+            raise
+        raise SystemExit(f"train: {error}") from None
+    print(json.dumps({k: float(v) for k, v in metrics.items()}))
+
+
+if __name__ == "__main__":
+    from ml_collections import config_flags
+
+    config_flags.DEFINE_config_file("config", None, "config file", lock_config=True)
+    flags.DEFINE_string("workdir", "", "directory of the run; resumes what is there")
+    flags.mark_flag_as_required("config")
+    app.run(main)

@@ -1,0 +1,219 @@
+"""Checkpoints: Orbax for a run in progress, one small folder for a model to use.
+
+A workdir holds `config.json`, `stats.json`, `tokenizer_state.npz` (where the tokenizer
+has one), `dataset.json` and Orbax steps under `checkpoints/`, each with the items
+params, ema, opt and meta. A bundle folder, as shipped, holds the same JSON files and
+`params.npz` (the EMA weights) instead.
+"""
+
+import hashlib
+import json
+import pathlib
+import shutil
+import tempfile
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import traverse_util
+
+from toktalk_jax import motion as mo
+
+SHIPPED = pathlib.Path(__file__).resolve().parent.parent / "checkpoints"
+
+
+class Bundle(NamedTuple):
+    """A model to use.
+
+    Attributes:
+      config: dict of the run that made it; params: {"velocity", "style"}, EMA weights.
+      stats: `motion.Stats`; tokenizer_state: path of the tokenizer's file, or None.
+      dataset: metadata of the training data; meta: step, weights' name and hash.
+    """
+
+    config: dict
+    params: dict
+    stats: mo.Stats
+    tokenizer_state: pathlib.Path | None
+    dataset: dict
+    meta: dict
+
+
+class Checkpointer:
+    """Orbax manager of one workdir."""
+
+    def __init__(self, workdir, keep=2):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        path = (pathlib.Path(workdir) / "checkpoints").resolve()
+        self._manager = ocp.CheckpointManager(path, options=options)
+
+    def latest(self):
+        """The newest complete step, or None."""
+        return self._manager.latest_step()
+
+    def save(self, state, meta):
+        """Save a TrainState and a JSON dict in the background."""
+        save = ocp.args.StandardSave
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                params=save(state.params),
+                ema=save(state.ema),
+                opt=save(state.opt),
+                meta=ocp.args.JsonSave({**meta, "step": int(state.step)}),
+            ),
+        )
+
+    def restore(self, state):
+        """(newest state, placed like `state`, its meta), or (state, None) if none."""
+        step = self.latest()
+        if step is None:
+            return state, None
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        restore = ocp.args.StandardRestore
+        items = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=restore(abstract.params),
+                ema=restore(abstract.ema),
+                opt=restore(abstract.opt),
+                meta=ocp.args.JsonRestore(),
+            ),
+        )
+        sharding = state.step.sharding
+        return state.replace(
+            step=jax.device_put(np.int32(step), sharding),
+            params=items["params"],
+            ema=items["ema"],
+            opt=items["opt"],
+        ), items["meta"]
+
+    def close(self):
+        """Wait for the save in flight and release the manager."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def start_workdir(workdir, config, stats, dataset, tokenizer_state):
+    """Write what a model needs beside its weights; called once per run.
+
+    Raises:
+      ValueError: the workdir holds a run with another config.
+    """
+    workdir = pathlib.Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    config_file = workdir / "config.json"
+    text = json.dumps(config, indent=1, sort_keys=True)
+    if config_file.exists():
+        _same_config(json.loads(config_file.read_text()), json.loads(text), workdir)
+    (workdir / "stats.json").write_text(stats.to_json())
+    (workdir / "dataset.json").write_text(json.dumps(dataset, indent=1))
+    if tokenizer_state is not None:
+        shutil.copyfile(tokenizer_state, workdir / "tokenizer_state.npz")
+    config_file.write_text(text)
+
+
+def _same_config(old, new, workdir):
+    old, new = (traverse_util.flatten_dict(c, sep=".") for c in (old, new))
+    changed = {
+        k: (old.get(k), new.get(k))
+        for k in sorted({*old, *new})
+        # How long and where a run goes may change; what it computes may not.
+        if old.get(k) != new.get(k) and k not in ("total_steps", "dataset")
+    }
+    if changed:
+        raise ValueError(
+            f"{workdir} holds a run with another config: "
+            + ", ".join(f"{k} was {a!r}, now {b!r}" for k, (a, b) in changed.items())
+            + "; choose another --workdir or the old values"
+        )
+
+
+def load(path):
+    """Load a shipped name (under `toktalk_jax/checkpoints`), a bundle or a workdir.
+
+    Raises:
+      FileNotFoundError: nothing there that can be loaded; says what was looked for.
+    """
+    folder = pathlib.Path(path)
+    if not folder.exists() and (SHIPPED / str(path)).is_dir():
+        folder = SHIPPED / str(path)
+    if not (folder / "config.json").is_file():
+        names = sorted(p.name for p in SHIPPED.glob("*") if p.is_dir())
+        raise FileNotFoundError(
+            f"no checkpoint at {str(path)!r} (looked for config.json); give the "
+            f"--workdir of a run, a bundle folder, or a shipped name: {names}"
+        )
+    config, dataset = (
+        json.loads((folder / name).read_text())
+        for name in ("config.json", "dataset.json")
+    )
+    stats = mo.Stats.from_json((folder / "stats.json").read_text())
+    state = folder / "tokenizer_state.npz"
+    if (folder / "params.npz").is_file():
+        with np.load(folder / "params.npz") as file:
+            params = traverse_util.unflatten_dict({**file}, sep="/")
+        meta = json.loads((folder / "meta.json").read_text())
+    else:
+        params, meta = _load_ema(folder)
+    meta = {**meta, "weights": "ema", "hash": params_hash(params)}
+    return Bundle(
+        config, params, stats, state if state.is_file() else None, dataset, meta
+    )
+
+
+def _load_ema(folder):
+    manager = ocp.CheckpointManager((folder / "checkpoints").resolve())
+    step = manager.latest_step()
+    if step is None:
+        raise FileNotFoundError(
+            f"{folder} holds a run but no complete checkpoint yet; let it train until "
+            "its first save"
+        )
+    restored = manager.restore(
+        step,
+        args=ocp.args.Composite(
+            ema=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore()
+        ),
+    )
+    manager.close()
+    return jax.tree.map(np.asarray, restored["ema"]), restored["meta"]
+
+
+def export(bundle, folder):
+    """Write a bundle folder: what ships, and what other machines need.
+
+    Written beside and renamed, so that a folder is whole or absent.
+    """
+    folder = pathlib.Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = pathlib.Path(tempfile.mkdtemp(dir=folder.parent, prefix=".export-"))
+    flat = traverse_util.flatten_dict(bundle.params, sep="/")
+    np.savez(temporary / "params.npz", **{k: np.asarray(v) for k, v in flat.items()})
+    for name, value in (
+        ("config", bundle.config),
+        ("dataset", bundle.dataset),
+        ("meta", bundle.meta),
+    ):
+        text = json.dumps(value, indent=1, sort_keys=True)
+        (temporary / f"{name}.json").write_text(text + "\n")
+    (temporary / "stats.json").write_text(bundle.stats.to_json() + "\n")
+    if bundle.tokenizer_state:
+        shutil.copyfile(bundle.tokenizer_state, temporary / "tokenizer_state.npz")
+    for extra in ("MODEL_CARD.md",):
+        if (folder / extra).is_file():
+            shutil.copyfile(folder / extra, temporary / extra)
+    temporary.chmod(0o755)
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.rename(folder)
+
+
+def params_hash(params):
+    """12 hex digits over all parameter names and bytes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(traverse_util.flatten_dict(params, sep="/").items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()[:12]
