@@ -1,0 +1,146 @@
+"""From clips to a row: pooled values with bootstrap intervals over clips.
+
+Every metric of a clip is a vector of sums (a plain mean is value and 1), so a value is
+a function of sums over clips and a bootstrap is one matrix product. Two rows are paired
+by clip: both see the same resampled clips. What differs by training seed or noise is
+not in these intervals.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+RESAMPLES = 1000
+LEVEL = 0.95
+# Motion and gaps below are rounding of float32 vertices and sums, not motion.
+_STILL_MM = 1e-4
+_STILL_RELATIVE = 1e-6
+
+
+class Interval(NamedTuple):
+    """A value with its 95 % interval; what is undefined is None, never NaN.
+
+    Attributes:
+      value: None where it is undefined (no clip, or a ratio of a face that stands
+        still); low, high: None too where there are fewer than two clips.
+      clips: how many clips stand behind it.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    clips: int
+
+
+def _excess(sums):
+    border_p, inside_p, border_c, inside_c, frames = np.moveaxis(sums, -1, 0)
+    moves = np.minimum(inside_p, inside_c) > _STILL_MM * frames
+    return np.where(moves, border_p / inside_p * inside_c / border_c, np.nan)
+
+
+def _std_ratio(sums):
+    moves = sums[..., 1] > _STILL_MM**2 * sums[..., 2]
+    return np.where(moves, np.sqrt(sums[..., 0] / sums[..., 1]), np.nan)
+
+
+def _correlation(sums):
+    n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+    var_x, var_y = xx / n - (x / n) ** 2, yy / n - (y / n) ** 2
+    moves = (var_x > _STILL_RELATIVE * xx / n) & (var_y > _STILL_RELATIVE * yy / n)
+    return np.where(moves, (xy / n - x * y / n**2) / np.sqrt(var_x * var_y), np.nan)
+
+
+_POOLS = {
+    "boundary_excess": _excess,
+    "boundary_excess_whole": _excess,
+    "std_ratio": _std_ratio,
+    "mouth_gap_r": _correlation,
+}
+
+
+def clip_sums(score, metric):
+    """[M] sums of one clip's score: its own sums, or (value, 1) for a plain mean."""
+    value = score[metric]
+    return np.asarray(value if metric in _POOLS else (value, 1.0), np.float64)
+
+
+def pool(metric, sums):
+    """The number of summed `clip_sums` [..., M] -> [...]; NaN where undefined."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if metric in _POOLS:
+            return _POOLS[metric](sums)
+        return sums[..., 0] / sums[..., 1]
+
+
+def resample_counts(clips, resamples=RESAMPLES, seed=0):
+    """[resamples, clips] how often each clip is drawn, with replacement."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(clips, np.full(clips, 1 / clips), size=resamples)
+
+
+def interval(scores, metric, seed=0, resamples=RESAMPLES):
+    """Pooled value of one row.
+
+    Args:
+      scores: {clip_id: dict of `scoring.score_clip`}; clips that skipped the metric are
+        left out and not counted.
+      metric: a name of `metrics.DEFINITIONS`.
+    """
+    clips = _clips_with(metric, scores)
+    return _bootstrap(
+        lambda s: pool(metric, s[0]), [scores], clips, metric, seed, resamples
+    )
+
+
+def paired(scores, reference, metric, kind="ratio", seed=0, resamples=RESAMPLES):
+    """Ratio or difference of two rows on the clips that both scored.
+
+    Args:
+      scores, reference: {clip_id: score} of the two rows.
+      kind: "ratio" (scores / reference) or "difference" (scores - reference).
+
+    Raises:
+      ValueError: unknown kind, or the rows share no clip.
+    """
+    if kind not in ("ratio", "difference"):
+        raise ValueError(f"kind is {kind!r}; expected 'ratio' or 'difference'")
+    if scores and reference and not scores.keys() & reference.keys():
+        raise ValueError(
+            f"the two rows share no clip (first ids: {min(scores)!r}, "
+            f"{min(reference)!r}); pair rows of the same split"
+        )
+
+    def compare(sums):
+        ours, theirs = (pool(metric, s) for s in sums)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return ours / theirs if kind == "ratio" else ours - theirs
+
+    clips = _clips_with(metric, scores, reference)
+    return _bootstrap(compare, [scores, reference], clips, metric, seed, resamples)
+
+
+def _clips_with(metric, *rows):
+    """Ids of clips that every row scored, sorted: no row's own order matters."""
+    return sorted(
+        clip
+        for clip in set.intersection(*(set(row) for row in rows))
+        if all(metric in row[clip] for row in rows)
+    )
+
+
+def _bootstrap(number, rows, clips, metric, seed, resamples):
+    """Interval of number([row sums [..., M]]) over resampled clips."""
+    if not clips:
+        return Interval(None, None, None, 0)
+    sums = [np.stack([clip_sums(row[clip], metric) for clip in clips]) for row in rows]
+    value = float(number([s.sum(0) for s in sums]))
+    if not np.isfinite(value):
+        return Interval(None, None, None, len(clips))
+    counts = resample_counts(len(clips), resamples, seed)
+    values = number([counts @ s for s in sums])
+    values = values[np.isfinite(values)]  # a draw of still clips alone is undefined
+    if len(clips) < 2 or not len(values):
+        return Interval(value, None, None, len(clips))
+    tail = 50 * (1 - LEVEL)
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return Interval(value, float(low), float(high), len(clips))

@@ -1,0 +1,202 @@
+"""One clip's scores: coefficients to vertices, then every metric, in one jit.
+
+Clips are padded to whole blocks of frames, so clips of similar length share a compile,
+and vertices are made a block at a time, so long clips fit in memory.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from toktalk_jax import motion as mo
+from toktalk_jax.evaluation import metrics
+from toktalk_jax.flame import model, regions
+
+PAD_FRAMES = 32
+_POINTS = np.array([*metrics.OUTER_LIPS, *metrics.INNER_LIPS])
+
+
+class _Surface(NamedTuple):
+    lips: np.ndarray  # [L]
+    upper: np.ndarray  # [U]
+    corners: np.ndarray  # [4, 3] vertices of landmarks 51, 57, 62, 66
+    weights: np.ndarray  # [4, 3]
+
+
+def _surface(head):
+    if head.landmark_faces is None:
+        raise ValueError(
+            f"head {head.name!r} has no landmarks for mod_mm; give a landmark file"
+        )
+    corners = np.asarray(head.faces)[np.asarray(head.landmark_faces)[_POINTS]]
+    weights = np.asarray(head.landmark_weights, np.float32)[_POINTS]
+    lips, upper = regions.lips(head), regions.upper_face(head)
+    return _Surface(np.asarray(lips), np.asarray(upper), corners, weights)
+
+
+def region_hashes(head):
+    """{region: hash of its vertex indices} of what `score_clip` reads."""
+    surface = _surface(head)
+    everything = np.arange(len(head.v_template))
+    named = {"all": everything, "lips": surface.lips, "upper_face": surface.upper}
+    return {name: regions.region_hash(indices) for name, indices in named.items()}
+
+
+def score_clip(
+    head,
+    prediction,
+    truth,
+    *,
+    chunk_frames,
+    mask=None,
+    control=None,
+    head_joint="neck",
+):
+    """All scores of one clip, on the head's vertices without head pose and identity.
+
+    Point scores are of the first sample; the energy score takes them all.
+
+    Args:
+      head: `flame.assets.Head` with regions and landmarks.
+      prediction: [T, 56] raw motion, or samples [k, T, 56].
+      truth: [T, 56] raw motion.
+      chunk_frames: frames per chunk of the stream, counted from frame 0; it also places
+        the borders of a row that has none (a baseline, the truth).
+      mask: optional [T] bool of valid frames.
+      control: optional [T, 56], the same net solved over the whole clip.
+      head_joint: the dataset's "neck" or "root".
+
+    Returns:
+      dict: "frames" scored; metric -> number, or for a pooled metric its list of sums;
+      "skipped": metric -> reason, for what this clip cannot give.
+
+    Raises:
+      ValueError: shapes disagree, no frame is valid, or a valid frame is not finite.
+    """
+    motions, mask = _check(prediction, truth, control, mask, chunk_frames)
+    reasons = _undefined(mask, chunk_frames, control is not None)
+    frames = len(mask)
+    padding = -frames % PAD_FRAMES
+    padded = [np.pad(m, ((0, 0), (0, padding), (0, 0))) for m in motions]
+    numbers = _measure(
+        head,
+        _surface(head),
+        tuple(padded),
+        np.pad(mask, (0, padding)),
+        metrics.chunk_borders(frames + padding, chunk_frames),
+        head_joint,
+    )
+    numbers = jax.device_get(numbers)
+    scores = {k: _decimal(v) for k, v in numbers.items() if k not in reasons}
+    broken = [k for k, v in scores.items() if not np.isfinite(v).all()]
+    if broken:
+        raise ValueError(f"{broken} overflow: the motion's values are out of all range")
+    return {"frames": int(mask.sum()), **scores, "skipped": reasons}
+
+
+def _decimal(value):
+    """Floats of the shortest decimals that give the same float32: rows stay small."""
+    return np.asarray(value, np.float32).astype(str).astype(np.float64).tolist()
+
+
+def _check(prediction, truth, control, mask, chunk_frames):
+    """[prediction, truth, control] as [k, T, 56], zero where masked; and the mask."""
+    if chunk_frames < 2 or chunk_frames % 2:
+        raise ValueError(
+            f"chunk_frames is {chunk_frames}; expected even and at least 2"
+        )
+    truth = np.asarray(truth, np.float32)
+    frames = truth.shape[0] if truth.ndim == 2 else -1
+    mask = np.ones(max(frames, 0), bool) if mask is None else np.asarray(mask, bool)
+    if truth.shape != (frames, mo.F) or mask.shape != (frames,):
+        raise ValueError(
+            f"truth is {truth.shape}, its mask {mask.shape}; expected [T, {mo.F}], [T]"
+        )
+    if not mask.any():
+        raise ValueError(f"none of the clip's {frames} frames is valid; skip the clip")
+    motions = []
+    named = {"prediction": prediction, "truth": truth, "control": control}
+    for name, motion in named.items():
+        if motion is None:
+            continue
+        motion = np.asarray(motion, np.float32)
+        motion = motion[None] if motion.ndim == 2 else motion
+        samples = motion.shape[0] if name == "prediction" else 1
+        if motion.shape != (max(samples, 1), frames, mo.F):
+            raise ValueError(
+                f"{name} is {motion.shape}; expected {frames} frames of {mo.F}"
+            )
+        motion = np.where(mask[None, :, None], motion, np.float32(0))
+        if not np.isfinite(motion).all():
+            raise ValueError(f"{name} holds values that are not finite in valid frames")
+        motions.append(motion)
+    return motions, mask
+
+
+def _undefined(mask, chunk_frames, controlled):
+    """metric -> why this clip cannot give it."""
+    reasons = {}
+    if mask.sum() < 2:
+        for metric in ("fdd_1e5m", "std_ratio"):
+            reasons[metric] = "one valid frame has no motion"
+    inner = np.zeros_like(mask)
+    inner[1:-1] = mask[2:] & mask[1:-1] & mask[:-2]
+    borders = metrics.chunk_borders(len(mask) + 1, chunk_frames)
+    border = inner & (borders[:-1] | borders[1:])
+    excess = ["boundary_excess"] + ["boundary_excess_whole"] * controlled
+    if not border.any():
+        for metric in ("jitter", *excess):
+            reasons[metric] = "no chunk border between valid frames"
+    if not (inner & ~border).any():
+        for metric in ("jitter_inside", *excess):
+            reasons.setdefault(metric, "no frame away from the chunk borders")
+    return reasons
+
+
+def _barycentric(corners, weights):
+    return jnp.einsum("tlkc,lk->tlc", corners, weights, precision="highest")
+
+
+@functools.partial(jax.jit, static_argnames="head_joint")
+def _measure(head, surface, motions, mask, borders, head_joint):
+    """metric -> number or sums; motions are prediction [k, T, 56], truth, control."""
+    blocks = [m.reshape(len(m), -1, PAD_FRAMES, mo.F).swapaxes(0, 1) for m in motions]
+
+    def read(block):  # a block at a time: all vertices of a long clip would not fit
+        faces = [model.vertices(head, m, None, head_joint, pose=False) for m in block]
+        error = metrics.vertex_errors(faces[0][0], faces[1][0]).mean(-1)
+        corners = [f[0][:, surface.corners] for f in faces[:2]]
+        points = [_barycentric(c, surface.weights) for c in corners]
+        lips = [f[:, :, surface.lips].swapaxes(0, 1) for f in faces]
+        return error, lips, [f[0][:, surface.upper] for f in faces[:2]], points
+
+    frames = lax.map(read, tuple(blocks))
+    error, lips, upper, points = jax.tree.map(
+        lambda x: x.reshape(-1, *x.shape[2:]), frames
+    )
+    samples, true_lips, *whole = (x.swapaxes(0, 1) for x in lips)
+    ours, true_lips = samples[0], true_lips[0]
+    landmarks = [jnp.zeros((len(mask), 68, 3)).at[:, _POINTS].set(p) for p in points]
+    neutral = model.vertices(head, jnp.zeros(mo.F))[surface.upper]
+    motion = metrics.acceleration_sums(ours, mask, borders)
+    gaps = [metrics.mouth_gap_mm(points) for points in landmarks]
+    scores = {
+        "mve_mm": 1e3 * metrics.masked_mean(error, mask),
+        "lve_mm": metrics.lve_mm(ours, true_lips, mask),
+        "fdd_1e5m": metrics.fdd_1e5m(*upper, neutral, mask),
+        "mod_mm": metrics.mod_mm(*landmarks, mask),
+        "mouth_gap_r": metrics.correlation_sums(*gaps, mask),
+        "energy_score": metrics.energy_score(samples, true_lips, mask),
+        "jitter": motion[0] / motion[1],
+        "jitter_inside": motion[2] / motion[3],
+        "boundary_excess": metrics.boundary_excess_sums(ours, true_lips, mask, borders),
+        "std_ratio": metrics.std_ratio_sums(ours, true_lips, mask),
+    }
+    if whole:
+        sums = metrics.boundary_excess_sums(ours, whole[0][0], mask, borders)
+        scores["boundary_excess_whole"] = sums
+    return scores
