@@ -48,7 +48,11 @@ CLIP_SECONDS = (2.0, 4.5, 6.0)  # shortest, longest to aim at, longest
 JAW_RADIANS = 0.16  # an open vowel at gain 1
 JAW_LIMIT = 0.30
 LOWER_LIP = 0.42  # mouthLowerDown of an open vowel at gain 1
-JAW_CLOSE_RADIANS = 0.30  # the jaw angle that mouthClose = 1 makes up for
+# How much mouthClose it takes to undo what parts the lips of the stand-in head (fitted
+# on its inner lip landmarks): per radian of jaw, per funnel, and less by what presses
+# them together already, the smile and the seal's own press and roll.
+CLOSE_PER_JAW, CLOSE_PER_FUNNEL = 2.70, 0.37
+LESS_PER_SMILE, LESS_PER_SEAL = 0.08, 0.02
 SMOOTH_S = 0.012  # rounds the cusps that exponential dominance leaves
 NEUTRAL = Style()
 
@@ -269,24 +273,34 @@ def _mouth(axes, clock, style, rng):
     """Lip, cheek and tongue shapes [T] by name."""
     a, lean = axes, style.asymmetry
     # Whatever opens the lips must let go where /p b m/ seal them.
-    free = 1 - np.clip(1.06 * a["closed"], 0, 1)
-    lips = style.opening * (2 - style.jaw_lips) * free
+    seal = np.clip(1.06 * a["closed"], 0, 1)
+    lips = style.opening * (2 - style.jaw_lips) * (1 - seal)
+    spread = 0.6 + 0.4 * style.opening
     rounding = np.clip(a["pucker"] + a["funnel"], 0, 1)
     rate, phase = 0.12 * style.tempo, rng.uniform(0, 2 * np.pi)
     mood = 1 + 0.15 * np.sin(2 * np.pi * rate * clock + phase)
     smile = 0.5 * style.smile * mood * (1 - 0.5 * rounding)
-    spread = np.clip(0.6 + 0.4 * style.opening, 0, 1.2)
+    corners = smile + 0.16 * spread * a["wide"]
+    funnel = 0.7 * a["funnel"] * (1 - 0.7 * seal)
+    close = (
+        CLOSE_PER_JAW * _jaw(axes, style)
+        + CLOSE_PER_FUNNEL * funnel
+        - LESS_PER_SMILE * corners
+        - LESS_PER_SEAL
+    )
+    sides = gestures.sides
     return {
-        **gestures.sides("mouthLowerDown", LOWER_LIP * lips * a["lower"], lean),
-        **gestures.sides("mouthUpperUp", 0.34 * lips * a["upper"], lean),
-        **gestures.sides("mouthStretch", 0.34 * spread * a["wide"], lean),
-        **gestures.sides("mouthSmile", smile + 0.16 * spread * a["wide"], lean),
-        **gestures.sides("cheekSquint", 0.4 * smile, lean),
-        **gestures.sides("mouthPress", 0.22 * (1 - free), lean),
+        **sides("mouthLowerDown", LOWER_LIP * lips * a["lower"], lean),
+        **sides("mouthUpperUp", 0.34 * lips * a["upper"], lean),
+        **sides("mouthStretch", 0.34 * spread * a["wide"], lean),
+        **sides("mouthSmile", corners, lean),
+        **sides("cheekSquint", 0.4 * smile, lean),
+        **sides("mouthPress", 0.15 * seal, lean),
         "mouthPucker": 0.85 * a["pucker"],
-        "mouthFunnel": 0.7 * a["funnel"],
-        "mouthClose": (1 - free) * _jaw(axes, style) / JAW_CLOSE_RADIANS,
-        "mouthRollLower": 0.5 * a["tuck"] + 0.1 * (1 - free),
-        "mouthRollUpper": 0.1 * (1 - free),
+        "mouthFunnel": funnel,
+        "mouthClose": seal * close,
+        "mouthRollLower": 0.5 * a["tuck"],
+        # The upper lip of the head stands 1.3 mm before the lower.
+        "mouthRollUpper": 0.18 * seal,
         "tongueOut": 0.2 * a["tongue"],
     }

@@ -16,7 +16,7 @@ VOWELS = frozenset("AIOQWYaiuæɑɒɔəɛɜɐɪʊʌᵊᵻ")
 CONSONANTS = frozenset("pbmfvθðszʃʒʧʤtdnlTɾkɡŋhjwɹ")
 BILABIALS = frozenset("pbm")
 STRESS = "ˈˌ"
-PAUSES = frozenset([*';:,.!?—…"()“”', "sil", "sp"])
+PAUSES = frozenset([*";:,.!?—…", "sil", "sp"])
 
 DURATION_OUTPUT = "/Clip_output_0"  # per input id, in units of UNIT_S
 UNIT_S = 0.025
@@ -168,7 +168,7 @@ def _time_phonemes(symbols, edges, audio):
     """Merge marks and spaces into phonemes, apply the lead, trim before pauses."""
     end = len(audio) / SAMPLE_RATE
     starts, names, stress, space = [], [], "", None
-    for symbol, start in zip(symbols, edges, strict=False):
+    for symbol, start in zip(symbols, edges[:-1], strict=True):
         if symbol == " ":
             space = start
             continue
@@ -177,7 +177,7 @@ def _time_phonemes(symbols, edges, audio):
             stress, mark = symbol, start
             continue
         if symbol not in PAUSES and symbol not in VOWELS and symbol not in CONSONANTS:
-            continue  # length marks and the like belong to what came before
+            continue  # quotes and length marks: time of what came before
         if stress:
             start, symbol, stress = mark, stress + symbol, ""
         elif symbol in PAUSES and names and names[-1] in PAUSES:
