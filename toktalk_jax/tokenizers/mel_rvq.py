@@ -201,25 +201,38 @@ def log_mels(wave):
     return tokens
 
 
-def fit(waves, books=8, size=256, iterations=12, seed=0, max_tokens=60_000):
+def fit(
+    waves,
+    books=8,
+    size=256,
+    iterations=12,
+    seed=0,
+    min_tokens=256,
+    max_tokens=60_000,
+):
     """Fit standardisation and codebooks; the same waves give the same state.
 
     Args:
       waves: iterable of [L] f32 train clips at 16 kHz.
       books, size: residual codebooks and rows in each.
       iterations: Lloyd steps per book.
+      min_tokens: refuse to fit on fewer.
       max_tokens: a seeded sample of so many tokens is fitted.
 
     Returns:
       A `MelRVQ`.
 
     Raises:
-      ValueError: fewer tokens than rows in a codebook.
+      ValueError: fewer than `min_tokens` tokens, or than rows in a codebook.
     """
     tokens = [log_mels(wave) for wave in waves]
-    count = sum(len(t) for t in tokens)
-    if count < size:
-        raise ValueError(f"{count} tokens cannot fill codebooks of {size} rows")
+    count, least = sum(len(t) for t in tokens), max(min_tokens, size)
+    if count < least:
+        raise ValueError(
+            f"{len(tokens)} clips hold {count} tokens ({count / mo.TOKEN_HZ:.0f} s); "
+            f"codebooks are fitted on at least {least} ({least / mo.TOKEN_HZ:.0f} s): "
+            "bring more sound, or use an existing state (--tokenizer_state)"
+        )
     rng = np.random.default_rng(seed)
     tokens = np.concatenate(tokens)
     if count > max_tokens:

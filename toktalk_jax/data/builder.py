@@ -1,0 +1,293 @@
+"""The only writer of datasets: clips to TFRecord shards that TFDS opens by itself.
+
+Clips are tokenised into spools (`spool.fill`), then each shard is written from its
+spool, sorted by clip id, under a temporary name and renamed. Either stage may be killed
+at any moment: the same call goes on, and what it leaves is byte for byte what an
+uninterrupted export leaves.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import shutil
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it logs; no maths is done here
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from toktalk_jax import motion as mo
+from toktalk_jax.data import spool
+
+if tf.config.list_physical_devices("GPU"):
+    tf.config.set_visible_devices([], "GPU")  # the accelerators are JAX's
+
+SHARDS = {"train": 8, "validation": 2, "test": 2}
+
+
+def export(
+    read,
+    out,
+    tokenizer,
+    *,
+    about,
+    dead_below=None,
+    augment=0,
+    seed=0,
+    with_audio=False,
+    strict=False,
+    shards=SHARDS,
+):
+    """Export a corpus, or finish an export that was interrupted.
+
+    Args:
+      read: on_skip -> iterable of `schema.RawClip`, in the same order every time; it
+        calls on_skip(clip_id, reason) for what it cannot read.
+      out: dataset directory, made if need be.
+      tokenizer: has name, rate_hz, dim, lookahead_s, hash, encode and decode.
+      about: facts for metadata.json: corpus, split_rule, source_fps, head_joint,
+        face_model and whatever else decides the clips.
+      dead_below: [F], see `motion.motion_stats`.
+      augment: copies of every train clip by `augment.augment`.
+      seed: of the augmentation.
+      with_audio: keep the sound, as int16.
+      strict: a clip that cannot be used is an error, not a line in skipped.jsonl.
+      shards: shards per split.
+
+    Returns:
+      The metadata, as in metadata.json.
+
+    Raises:
+      ValueError: `out` holds an export with other settings, or no train clip came.
+      schema.BadClip: with `strict`, the first clip that cannot be used.
+      OSError: the disk is full; the same call resumes.
+    """
+    out = pathlib.Path(out)
+    plan = {
+        **about,
+        "tokenizer": tokenizer.name,
+        "tokenizer_hash": tokenizer.hash,
+        "rate_hz": tokenizer.rate_hz,
+        "dim": tokenizer.dim,
+        "lookahead_s": tokenizer.lookahead_s,
+        "augment": augment,
+        "seed": seed,
+        "with_audio": with_audio,
+        "shards": shards,
+    }
+    plan = json.loads(json.dumps(plan))  # tuples become lists, as when read back
+    codes = tokenizer.encode(np.zeros(mo.SAMPLES_PER_TOKEN, np.float32)).shape[1]
+    kinds = features(tokenizer.dim, codes, with_audio)
+    with _clear_disk_errors(out):
+        finished = spool.begin(out, plan)
+        if finished:
+            return finished
+        spool.fill(
+            read,
+            out,
+            lambda clip: serialise(clip, tokenizer, kinds),
+            shards=shards,
+            augment=augment,
+            seed=seed,
+            strict=strict,
+        )
+        _write_shards(out, shards)
+        metadata = _describe(out, plan, kinds, dead_below)
+        shutil.rmtree(out / spool.FOLDER)
+    return metadata
+
+
+def features(dim, codes, with_audio):
+    """`tfds.features.FeaturesDict` of one clip; dim A and codes Q."""
+    tensor = tfds.features.Tensor
+    fields = {
+        "clip_id": tfds.features.Text(),
+        "speaker_id": tfds.features.Text(),
+        "corpus": tfds.features.Text(),
+        "motion": tensor(shape=(None, mo.F), dtype=np.float32),
+        "shape": tensor(shape=(100,), dtype=np.float32),
+        "tokens": tensor(shape=(None, dim), dtype=np.float32),
+        "codes": tensor(shape=(None, codes), dtype=np.int32),
+        "emotion": tensor(shape=(), dtype=np.int32),
+        "intensity": tensor(shape=(), dtype=np.int32),
+    }
+    if with_audio:
+        # As bytes: a negative int16 would take ten bytes as a varint.
+        fields["audio"] = tensor(shape=(None,), dtype=np.int16, encoding="bytes")
+    return tfds.features.FeaturesDict(fields)
+
+
+def serialise(clip, tokenizer, kinds):
+    """One `schema.RawClip`, tokenised, as tf.train.Example bytes."""
+    codes = tokenizer.encode(clip.audio)
+    example = {
+        "clip_id": clip.clip_id,
+        "speaker_id": clip.speaker_id,
+        "corpus": clip.corpus,
+        "motion": clip.motion,
+        "shape": np.asarray(clip.shape, np.float32),
+        "tokens": tokenizer.decode(codes),
+        "codes": codes,
+        "emotion": np.int32(clip.emotion),
+        "intensity": np.int32(clip.intensity),
+    }
+    if "audio" in kinds:
+        samples = np.clip(np.round(clip.audio * 32768), -32768, 32767)
+        example["audio"] = samples.astype(np.int16)
+    record = tf.train.Example.FromString(kinds.serialize_example(example))
+    # Protobuf maps have no order of their own; without this, bytes differ by run.
+    return record.SerializeToString(deterministic=True)
+
+
+def read_shard(path, kinds):
+    """Examples of one shard as dicts of NumPy arrays.
+
+    Raises:
+      ValueError: the file is missing or corrupt; names it.
+    """
+    if not pathlib.Path(path).is_file():
+        raise ValueError(f"{path} is missing; run the same export again to make it")
+    records = tf.data.TFRecordDataset(str(path)).map(kinds.deserialize_example)
+    try:
+        yield from records.as_numpy_iterator()
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+        raise ValueError(
+            f"{path} is corrupt ({error.message.splitlines()[0]}); delete this file "
+            "and run the same export again, which makes only what is missing"
+        ) from error
+
+
+def _write_shards(out, shards):
+    for split, count in shards.items():
+        spools = [spool.path_of(out, split, k) for k in range(count)]
+        finals = [out / spool.shard_name(split, k, count) for k in range(count)]
+        if not any(path.exists() for path in (*spools, *finals)):
+            continue  # nothing fell into this split
+        for source, final in zip(spools, finals, strict=True):
+            if not final.exists():
+                records = dict(spool.read_spool(source)) if source.exists() else {}
+                _write_shard(final, records)
+            source.unlink(missing_ok=True)
+
+
+def _write_shard(final, records):
+    temporary = final.with_name(f"{final.name}.tmp")
+    try:
+        with tf.io.TFRecordWriter(str(temporary)) as writer:
+            for clip_id in sorted(records):
+                writer.write(records[clip_id])
+        os.replace(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _describe(out, plan, kinds, dead_below):
+    """Statistics, TFDS's files, and metadata.json, which comes last."""
+    shards = {
+        (split, k): out / spool.shard_name(split, k, count)
+        for split, count in plan["shards"].items()
+        for k in range(count)
+    }
+    shards = {key: path for key, path in shards.items() if path.exists()}
+    motions, moments = [], _Moments()
+    clips, frames = {}, dict.fromkeys(plan["shards"], 0)
+    for (split, _), path in shards.items():
+        clips[path.name] = 0
+        for example in read_shard(path, kinds):
+            clips[path.name] += 1
+            frames[split] += len(example["motion"])
+            if split == "train":
+                motions.append(example["motion"])
+                moments.add(mo.to_token_rate(example["tokens"], plan["rate_hz"]))
+    if not motions:
+        raise ValueError(f"no usable train clip came; {out / 'skipped.jsonl'} says why")
+    stats = mo.Stats(*mo.motion_stats(motions, dead_below), *moments.mean_and_std())
+    # The weights let the statistics of several datasets be joined exactly.
+    weights = {"motion_frames": frames["train"], "token_count": moments.count}
+    spool.write_text(
+        out / "stats.json",
+        json.dumps({**json.loads(stats.to_json()), **weights}, indent=1),
+    )
+    _write_tfds_metadata(out, plan, kinds, shards, clips)
+    per_split = {
+        split: sum(clips[path.name] for (s, _), path in shards.items() if s == split)
+        for split in plan["shards"]
+    }
+    metadata = {
+        **plan,
+        "base_dim": len(stats.token_mean),
+        "stats_hash": stats.hash(),
+        "clips": per_split,
+        "seconds": {split: count / mo.FPS for split, count in frames.items()},
+        "skipped": len((out / "skipped.jsonl").read_text().splitlines()),
+        "shard_clips": clips,
+    }
+    spool.write_text(out / "metadata.json", json.dumps(metadata, indent=1))
+    return metadata
+
+
+def _write_tfds_metadata(out, plan, kinds, shards, clips):
+    infos = []
+    for split in plan["shards"]:
+        paths = [path for (s, _), path in shards.items() if s == split]
+        if not paths:
+            continue
+        template = tfds.core.ShardedFileTemplate(
+            dataset_name=spool.NAME,
+            data_dir=str(out),
+            split=split,
+            filetype_suffix="tfrecord",
+        )
+        infos.append(
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[clips[path.name] for path in paths],
+                num_bytes=sum(path.stat().st_size for path in paths),
+                filename_template=template,
+            )
+        )
+    tfds.folder_dataset.write_metadata(
+        data_dir=str(out),
+        features=kinds,
+        split_infos=infos,
+        description=f"{plan['corpus']} as {plan['tokenizer']} tokens and face motion",
+        check_data=False,
+    )
+
+
+class _Moments:
+    """Mean and std of tokens that come clip by clip."""
+
+    def __init__(self):
+        self.count, self.total, self.squares = 0, 0.0, 0.0
+
+    def add(self, tokens):
+        tokens = tokens.astype(np.float64)
+        self.count += len(tokens)
+        self.total = self.total + tokens.sum(0)
+        self.squares = self.squares + np.square(tokens).sum(0)
+
+    def mean_and_std(self):
+        mean = self.total / self.count
+        variance = np.maximum(self.squares / self.count - mean**2, 0)
+        return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
+
+
+@contextlib.contextmanager
+def _clear_disk_errors(out):
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        full = isinstance(error, tf.errors.ResourceExhaustedError)
+        if not full and getattr(error, "errno", None) != errno.ENOSPC:
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            "the disk is full; free some space and run the same export again, it goes "
+            f"on from the clips that are done ({error})",
+            str(out),
+        ) from error

@@ -1,0 +1,321 @@
+"""Datasets to device-ready batches: a pure function of (seed, step).
+
+Clips lie in memory (26 h of them fit). A batch is computed from its step alone, inside
+a tf.data map, so resuming at step k gives what an uninterrupted run would have seen.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import weakref
+from typing import NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it logs; no maths is done here
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from toktalk_jax import motion as mo
+from toktalk_jax.data import builder, windows
+
+BLOCK_SIZES = (10, 20, 30, None)  # None: one block, full attention
+STYLE_FRAMES = (25, 100)
+KEYS = ("motion", "tokens", "mask", "style", "style_mask", "block_id", "index")
+DTYPES = ("float32", "float32", "bool", "float32", "bool", "int32", "int32")
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One clip as the model takes it.
+
+    Attributes:
+      motion: [T, 56] f32, z-scores (raw in `evaluation_clips`).
+      tokens: [S, A] f32 standardised, at the base rate: one token is two frames.
+      shape: [100] f32. codes: [S', Q] int32 at the tokenizer's own rate.
+      audio: [L] int16 at 16 kHz, None unless exported with it.
+    """
+
+    clip_id: str
+    speaker_id: str
+    corpus: str
+    motion: np.ndarray
+    tokens: np.ndarray
+    shape: np.ndarray
+    codes: np.ndarray
+    audio: np.ndarray | None = None
+    emotion: int = -1
+    intensity: int = -1
+
+
+class Dataset(NamedTuple):
+    """Clips of one split and what belongs to them.
+
+    Attributes:
+      clips: list of `Clip`.
+      metadata: metadata.json; of several directories, the first's with every corpus
+        named and all of them under "directories".
+      stats: `motion.Stats` that the clips are normalised by.
+      tokenizer_state: path of the tokenizer's own file, or None.
+    """
+
+    clips: list
+    metadata: dict
+    stats: mo.Stats
+    tokenizer_state: pathlib.Path | None
+
+
+def load(directories, split, *, tokenizer=None, expect=None, stats=None):
+    """Read a split of one dataset directory, or of several that belong together.
+
+    Args:
+      directories: written by `builder.export`: a path, paths joined by commas, or a
+        sequence of paths.
+      split: "train", "validation" or "test".
+      tokenizer: name that the dataset must have been made with.
+      expect: more that metadata.json must say, e.g. {"face_model": "stand_in",
+        "base_dim": 512}.
+      stats: statistics to normalise by; by default those of the train splits, joined.
+
+    Returns:
+      `Dataset`, the clips of each directory sorted by corpus and clip_id.
+
+    Raises:
+      FileNotFoundError: no finished dataset there.
+      ValueError: another tokenizer, width or face model than asked for (names both), or
+        a corrupt or missing shard (names it).
+    """
+    directories = _paths(directories)
+    expect = ({"tokenizer": tokenizer} if tokenizer else {}) | (expect or {})
+    metadata = [read_metadata(path, expect) for path in directories]
+    _check_alike(directories, metadata)
+    if stats is None:
+        stats = join_stats(directories)
+    _check_width(directories[0], metadata[0], stats)
+    clips = [
+        clip
+        for path, facts in zip(directories, metadata, strict=True)
+        for clip in _read_split(path, split, facts["rate_hz"], stats)
+    ]
+    state = directories[0] / "tokenizer_state.npz"
+    return Dataset(clips, _joined(metadata), stats, state if state.exists() else None)
+
+
+def evaluation_clips(directories, split="test", *, stats, expect=None, limit=None):
+    """Whole clips of a split with *raw* motion; tokens standardised by `stats`.
+
+    Args:
+      stats: those of the model under test, not of the dataset.
+      limit: the first so many clips.
+
+    Returns:
+      list of `Clip`; raises as `load` does.
+    """
+    unscaled = stats._replace(
+        motion_mean=np.zeros(mo.F, np.float32), motion_std=np.ones(mo.F, np.float32)
+    )
+    return load(directories, split, expect=expect, stats=unscaled).clips[:limit]
+
+
+def read_metadata(directory, expect=None):
+    """metadata.json of a complete dataset, checked against `expect`.
+
+    Raises:
+      FileNotFoundError: there is none. ValueError: it differs; names both.
+    """
+    path = pathlib.Path(directory) / "metadata.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no finished dataset in {directory} (metadata.json is missing); make one "
+            f"with `python -m tools.export_tokens --out {directory}`, which also "
+            "finishes an interrupted export"
+        )
+    metadata = json.loads(path.read_text())
+    for key, wanted in (expect or {}).items():
+        if key not in metadata:
+            raise ValueError(f"{path} has no {key!r}; it has {sorted(metadata)}")
+        if metadata[key] != wanted:
+            raise ValueError(
+                f"{directory} was exported with {key} {metadata[key]!r}, but "
+                f"{wanted!r} is asked for; export it again or change the config"
+            )
+    return metadata
+
+
+def join_stats(directories):
+    """Statistics of the joined train splits of several directories, from stats.json."""
+    texts = [(path / "stats.json").read_text() for path in _paths(directories)]
+    parts = [mo.Stats.from_json(text) for text in texts]
+    if len(parts) == 1:
+        return parts[0]
+    weights = [json.loads(text) for text in texts]
+    frames = np.array([w["motion_frames"] for w in weights], np.float64)
+    tokens = np.array([w["token_count"] for w in weights], np.float64)
+    columns = [np.stack(c).astype(np.float64) for c in zip(*parts, strict=True)]
+    motion_mean, motion_std, token_mean, token_std = columns
+    mean = np.average(token_mean, axis=0, weights=tokens)
+    square = np.average(token_std**2 + token_mean**2, axis=0, weights=tokens)
+    return mo.Stats(
+        np.average(motion_mean, axis=0, weights=frames).astype(np.float32),
+        # The mean within-clip std, as in `motion.motion_stats`, is linear in frames.
+        np.average(motion_std, axis=0, weights=frames).astype(np.float32),
+        mean.astype(np.float32),
+        np.sqrt(np.maximum(square - mean**2, 0)).astype(np.float32),
+    )
+
+
+def _paths(directories):
+    if isinstance(directories, str):
+        directories = [d for d in directories.split(",") if d]
+    elif isinstance(directories, os.PathLike):
+        directories = [directories]
+    paths = [pathlib.Path(d) for d in directories]
+    if not paths:
+        raise ValueError("no dataset directory was named")
+    return paths
+
+
+def _check_alike(directories, metadata):
+    for key in ("tokenizer", "tokenizer_hash", "base_dim", "face_model", "head_joint"):
+        for path, facts in zip(directories, metadata, strict=True):
+            if facts[key] != metadata[0][key]:
+                raise ValueError(
+                    f"datasets do not belong together: {key} is {metadata[0][key]!r} "
+                    f"in {directories[0]} but {facts[key]!r} in {path}"
+                )
+
+
+def _check_width(directory, metadata, stats):
+    width = len(stats.token_mean)
+    if metadata["base_dim"] != width:
+        raise ValueError(
+            f"{directory} has tokens of width {metadata['base_dim']} at the base rate "
+            f"({metadata['tokenizer']}), but the statistics have {width}"
+        )
+
+
+def _joined(metadata):
+    if len(metadata) == 1:
+        return metadata[0]
+    corpora = "+".join(facts["corpus"] for facts in metadata)
+    return {**metadata[0], "corpus": corpora, "directories": metadata}
+
+
+def _read_split(directory, split, rate_hz, stats):
+    info = tfds.builder_from_directory(str(directory)).info
+    if split not in info.splits:
+        raise ValueError(f"{directory} has no split {split!r}: {list(info.splits)}")
+    part = info.splits[split]
+    clips = []
+    for path, length in zip(part.filepaths, part.shard_lengths, strict=True):
+        found = [
+            _to_clip(example, rate_hz, stats)
+            for example in builder.read_shard(os.fspath(path), info.features)
+        ]
+        if len(found) != length:
+            raise ValueError(
+                f"{path} is corrupt: {len(found)} clips where there were {length}; "
+                "delete this file and run the same export again"
+            )
+        clips += found
+    return sorted(clips, key=lambda clip: (clip.corpus, clip.clip_id))
+
+
+def _to_clip(example, rate_hz, stats):
+    text = {k: example[k].decode() for k in ("clip_id", "speaker_id", "corpus")}
+    tokens = mo.to_token_rate(example["tokens"], rate_hz)
+    return Clip(
+        **text,
+        # A dead coefficient rests at its mean: zero, whatever the file holds.
+        motion=(stats.normalise(example["motion"]) * stats.live).astype(np.float32),
+        tokens=stats.standardise(tokens).astype(np.float32),
+        shape=example["shape"],
+        codes=example["codes"],
+        audio=example.get("audio"),
+        emotion=int(example["emotion"]),
+        intensity=int(example["intensity"]),
+    )
+
+
+def batches(
+    clips,
+    *,
+    seed,
+    batch_size,
+    window_lengths,
+    start_step=0,
+    style_frames=STYLE_FRAMES,
+    style_reference="same_clip",
+    block_sizes=BLOCK_SIZES,
+    process_index=0,
+    process_count=1,
+):
+    """Endless batches from a step on; the batch of a step never depends on the start.
+
+    Args:
+      clips: from `load`.
+      batch_size: B over all processes; each gets its own B / process_count rows.
+      window_lengths: frames, even; every batch draws one, so each compiles once.
+      start_step: first step.
+      style_frames: shortest and longest style reference; the longest is R.
+      style_reference: "same_clip" (disjoint from the target; another clip of the
+        speaker when there is no room), "same_window" or "same_speaker".
+      block_sizes: attention blocks to draw from, each at a random even phase.
+
+    Returns:
+      Iterator of dicts of NumPy: motion [B, T, 56] f32 z-scores, tokens [B, T / 2, A]
+      f32, mask [B, T], style [B, R, 56], style_mask [B, R], block_id [B, T] int32,
+      index [B] int32, the global example index step * B + i.
+
+    Raises:
+      ValueError: settings that no batch can be made of, at once.
+    """
+    if batch_size % process_count or not 0 <= process_index < process_count:
+        raise ValueError(
+            f"a batch of {batch_size} cannot be dealt to process {process_index} of "
+            f"{process_count}"
+        )
+    others = windows.same_speaker(clips)
+    windows.check_settings(
+        clips,
+        others,
+        window_lengths=window_lengths,
+        style_reference=style_reference,
+        blocks=block_sizes,
+    )
+    share = batch_size // process_count
+
+    def batch(step):
+        step = int(step)
+        first = step * batch_size + process_index * share
+        window = windows.window_length(seed, step, window_lengths)
+        rows = [
+            windows.row(
+                clips,
+                others,
+                index,
+                window,
+                seed=seed,
+                style_frames=style_frames,
+                style_reference=style_reference,
+                blocks=block_sizes,
+            )
+            for index in range(first, first + share)
+        ]
+        return [np.stack([row[key] for row in rows]) for key in KEYS]
+
+    steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+    made = steps.map(lambda step: tf.numpy_function(batch, [step], list(DTYPES)))
+    holder = [made.prefetch(4).as_numpy_iterator()]
+    found = _drain(holder)
+    # The prefetch thread runs Python. Dropped only when the interpreter is torn down,
+    # it would wait for a lock that never comes, and the process would never end.
+    weakref.finalize(found, holder.clear)
+    return found
+
+
+def _drain(holder):
+    while holder:
+        yield dict(zip(KEYS, next(holder[0]), strict=True))

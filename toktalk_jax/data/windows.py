@@ -1,0 +1,172 @@
+"""Training windows: which frames, which style reference, which blocks. Plain NumPy.
+
+Everything of a row is drawn from (seed, its global example index), everything of a
+batch from (seed, step): nothing depends on what was drawn before.
+"""
+
+import functools
+
+import numpy as np
+
+from toktalk_jax import motion as mo
+from toktalk_jax.data import augment
+
+STYLE_REFERENCES = ("same_clip", "same_window", "same_speaker")
+MIN_TARGET = 10  # frames of a window that lie inside its clip, where it has as many
+_LENGTH, _ROW, _EPOCH = 0, 1, 2  # streams of random numbers under one seed
+
+
+def frames_of(clip):
+    """Frames of a clip that have both motion and tokens."""
+    return min(len(clip.motion), mo.FRAMES_PER_TOKEN * len(clip.tokens))
+
+
+def window_length(seed, step, lengths):
+    """Length of the windows of a batch, in frames, drawn from (seed, step)."""
+    return int(np.random.default_rng([seed, _LENGTH, step]).choice(lengths))
+
+
+@functools.lru_cache(maxsize=4)
+def epoch_order(seed, epoch, count):
+    """[count] permutation of clips in an epoch."""
+    return np.random.default_rng([seed, _EPOCH, epoch]).permutation(count)
+
+
+def same_speaker(clips):
+    """For every clip, the indices of other recordings of its speaker.
+
+    An augmented copy is no other recording: its motion is the target's own.
+    """
+    by_speaker = {}
+    for i, clip in enumerate(clips):
+        by_speaker.setdefault(clip.speaker_id, []).append(i)
+    sources = [(c.corpus, augment.source_id(c.clip_id)) for c in clips]
+    groups = {
+        speaker: (np.array(members), {sources[i] for i in members})
+        for speaker, members in by_speaker.items()
+    }
+
+    def others(i):
+        members, recordings = groups[clips[i].speaker_id]
+        if len(recordings) == 1:
+            return members[:0]
+        return members[[sources[j] != sources[i] for j in members]]
+
+    return others
+
+
+def row(clips, others, index, window, *, seed, style_frames, style_reference, blocks):
+    """One training example, drawn from (seed, index).
+
+    Args:
+      clips: see `pipeline.Clip`.
+      others: from `same_speaker`.
+      index: global example index: step * batch size + row.
+      window: T, frames.
+      style_frames: shortest and longest style reference; the longest is R.
+      style_reference: "same_clip", "same_window" or "same_speaker".
+      blocks: sizes of attention blocks to draw from; None is one block.
+
+    Returns:
+      dict of motion [T, 56], tokens [T / 2, A], mask [T], style [R, 56],
+      style_mask [R], block_id [T] int32, index int32.
+    """
+    epoch, place = divmod(index, len(clips))
+    chosen = int(epoch_order(seed, epoch, len(clips))[place])
+    rng = np.random.default_rng([seed, _ROW, index])
+    clip = clips[chosen]
+    frames = frames_of(clip)
+    start = 2 * int(rng.integers(max(frames - MIN_TARGET, 0) // 2 + 1))
+    stop = min(start + window, frames)
+    source, spans = chosen, [(0, start), (stop, frames)]
+    disjoint = max(b - a for a, b in spans) >= style_frames[0]
+    if style_reference == "same_window":
+        spans = [(start, stop)]
+    elif style_reference == "same_speaker" or not disjoint:
+        elsewhere = others(chosen)
+        if len(elsewhere):
+            source = int(rng.choice(elsewhere))
+            spans = [(0, frames_of(clips[source]))]
+        elif not disjoint:
+            # The speaker's only clip, and a short one: half target, half reference.
+            start, stop = 0, min(window, frames // 4 * 2)
+            spans = [(frames // 4 * 2, frames)]
+    first, last = _draw_span(rng, spans, style_frames)
+    style = clips[source].motion[first:last]
+    return {
+        **_target(clip, start, stop, window),
+        "style": _padded(style, style_frames[1]),
+        "style_mask": np.arange(style_frames[1]) < len(style),
+        "block_id": _block_id(rng, window, blocks),
+        "index": np.int32(index),
+    }
+
+
+def _target(clip, start, stop, window):
+    first = start // mo.FRAMES_PER_TOKEN
+    count = window // mo.FRAMES_PER_TOKEN
+    return {
+        "motion": _padded(clip.motion[start:stop], window),
+        "tokens": _padded(clip.tokens[first : first + count], count),
+        "mask": np.arange(window) < stop - start,
+    }
+
+
+def _draw_span(rng, spans, style_frames):
+    """A stretch of random length at a random place of the spans, longer ones first."""
+    shortest, longest = style_frames
+    wanted = int(rng.integers(shortest, longest + 1))
+    spans = [s for s in spans if s[1] - s[0] >= shortest] or [
+        max(spans, key=lambda s: s[1] - s[0])
+    ]
+    sizes = np.array([b - a for a, b in spans])
+    pick = int(rng.choice(len(spans), p=sizes / sizes.sum()))
+    length = min(wanted, int(sizes[pick]))
+    first = spans[pick][0] + int(rng.integers(sizes[pick] - length + 1))
+    return first, first + length
+
+
+def _block_id(rng, window, blocks):
+    """[window] int32: blocks of a drawn size at a drawn even phase."""
+    size = blocks[int(rng.integers(len(blocks)))]
+    if size is None:
+        return np.zeros(window, np.int32)
+    phase = 2 * int(rng.integers((size + 1) // 2))
+    return ((np.arange(window) + phase) // size).astype(np.int32)
+
+
+def _padded(rows, count):
+    out = np.zeros((count, rows.shape[1]), np.float32)
+    out[: len(rows)] = rows
+    return out
+
+
+def check_settings(clips, others, *, window_lengths, style_reference, blocks):
+    """Refuse settings that no batch can be made of.
+
+    Raises:
+      ValueError: names the offender.
+    """
+    if not clips:
+        raise ValueError("no clips to make batches of")
+    if style_reference not in STYLE_REFERENCES:
+        raise ValueError(
+            f"style_reference is {style_reference!r}; expected one of "
+            f"{STYLE_REFERENCES}"
+        )
+    odd = [n for n in window_lengths if n < 2 or n % mo.FRAMES_PER_TOKEN]
+    if odd or not len(window_lengths):
+        raise ValueError(
+            f"window lengths {tuple(window_lengths)} must be even numbers of frames"
+        )
+    if not len(blocks) or any(b is not None and (b < 2 or b % 2) for b in blocks):
+        raise ValueError(f"block sizes {tuple(blocks)} must be even, or None")
+    if style_reference == "same_window":
+        return
+    for i, clip in enumerate(clips):
+        if frames_of(clip) < 2 * MIN_TARGET and not len(others(i)):
+            raise ValueError(
+                f"clip {clip.clip_id} has {frames_of(clip)} frames and is the only "
+                f"one of speaker {clip.speaker_id}: too short for a target and a style "
+                'reference; leave it out, or use style_reference="same_window"'
+            )

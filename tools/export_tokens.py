@@ -1,0 +1,178 @@
+"""Export a corpus: sound to token embeddings, with face motion, as TFRecord shards.
+
+    python -m tools.export_tokens --corpus performer --seconds 60 --tokenizer mel_rvq \
+        --out data/performer
+    python -m tools.export_tokens --corpus grid --source DIR --tokenizer lyra \
+        --weights lyra_v2 --augment 2 --out data/grid_lyra
+
+Interrupted, it goes on where it was when it is called again with the same arguments.
+"""
+
+import argparse
+import pathlib
+
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+import toktalk_jax
+from toktalk_jax import motion as mo
+
+STATE = "tokenizer_state.npz"
+SHIPPED_STATE = pathlib.Path(toktalk_jax.__file__).parent / "checkpoints/small" / STATE
+FIT_TOKENS = 20_000  # fewer leave most rows of the later codebooks unused
+DEAD_METRES = 1e-5
+
+
+def performer_corpus(args):
+    """(read, facts) of the performer: made on the spot, split by style seed."""
+    from toktalk_jax.data.corpora import performer
+
+    facts = {
+        "split_rule": "by style seed",
+        "source_fps": mo.FPS,
+        "asked_seconds": args.seconds,
+    }
+    return lambda on_skip: performer.read(args.seconds, args.seed), facts
+
+
+CORPORA = {"performer": performer_corpus}
+
+
+def mel_rvq_tokenizer(args, read):
+    """`MelRVQ` from --tokenizer_state, fitted by --fit_tokenizer, or as shipped."""
+    from toktalk_jax.data import spool
+    from toktalk_jax.tokenizers import mel_rvq
+
+    state = pathlib.Path(args.out) / STATE
+    if args.fit_tokenizer and not state.exists():
+        tasks = spool.jobs(read, args.augment, args.seed, lambda clip_id, reason: None)
+        waves = (make().audio for _, split, make in tasks if split == "train")
+        return mel_rvq.fit(waves, seed=args.seed, min_tokens=FIT_TOKENS)
+    if args.fit_tokenizer:
+        return mel_rvq.MelRVQ.load(state)  # fitted before the interruption
+    if not args.tokenizer_state and not SHIPPED_STATE.exists():
+        raise FileNotFoundError(
+            f"no shipped tokenizer state at {SHIPPED_STATE}; give --tokenizer_state "
+            "FILE, or --fit_tokenizer on a corpus of at least "
+            f"{FIT_TOKENS / mo.TOKEN_HZ / 60:.0f} minutes"
+        )
+    return mel_rvq.MelRVQ.load(args.tokenizer_state or SHIPPED_STATE)
+
+
+def lyra_tokenizer(args, read):
+    """`Lyra` from the folder --weights."""
+    from toktalk_jax.tokenizers.lyra import Lyra
+
+    if not args.weights:
+        raise ValueError(
+            "the lyra tokenizer needs --weights FOLDER with soundstream_encoder.tflite "
+            "and quantizer.tflite (public repository google/lyra, lyra/model_coeffs)"
+        )
+    return Lyra(args.weights)
+
+
+TOKENIZERS = {"mel_rvq": mel_rvq_tokenizer, "lyra": lyra_tokenizer}
+
+
+def dead_below(head):
+    """[F] std under which a coefficient moves no vertex by more than 0.01 mm rms."""
+    from toktalk_jax.flame.model import vertices
+
+    step = 1e-3
+    moved = np.asarray(vertices(head, step * np.eye(mo.F, dtype=np.float32)))
+    rest = np.asarray(vertices(head, np.zeros(mo.F, np.float32)))
+    furthest = np.linalg.norm(moved - rest[None], axis=-1).max(1) / step
+    return DEAD_METRES / np.maximum(furthest, 1e-9)
+
+
+def export(args):
+    """Export as the command line says; returns the metadata."""
+    name, _, variant = args.corpus.partition(":")
+    if name not in CORPORA:
+        raise ValueError(f"--corpus is {name!r}; expected one of {sorted(CORPORA)}")
+    args.variant = variant
+    read, facts = CORPORA[name](args)
+    tokenizer = TOKENIZERS[args.tokenizer](args, _with_progress(read, "fit"))
+    out = pathlib.Path(args.out)
+    if args.tokenizer == "mel_rvq":
+        _keep_state(tokenizer, out / STATE)
+    from toktalk_jax.data import builder
+    from toktalk_jax.flame.assets import load_head
+
+    head = load_head(args.head or None)
+    about = {"corpus": args.corpus, **facts, "head_joint": "neck"}
+    about |= {"face_model": head.name, "face_hash": head.hash()}
+    return builder.export(
+        _with_progress(read, "export"),
+        out,
+        tokenizer,
+        about=about,
+        dead_below=dead_below(head),
+        augment=args.augment,
+        seed=args.seed,
+        with_audio=args.with_audio,
+        strict=args.strict,
+    )
+
+
+def _with_progress(read, label):
+    return lambda on_skip: tqdm(read(on_skip), desc=label, unit="clip", mininterval=1)
+
+
+def _keep_state(tokenizer, path):
+    from toktalk_jax.tokenizers.mel_rvq import MelRVQ
+
+    if path.exists():
+        if (old := MelRVQ.load(path).hash) != tokenizer.hash:
+            raise ValueError(
+                f"{path} is another tokenizer state ({old}, now {tokenizer.hash}); use "
+                "another --out"
+            )
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    tokenizer.save(temporary)
+    temporary.replace(path)
+
+
+def parser():
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="export_tokens", description=__doc__.split("\n")[0]
+    )
+    p.add_argument("--corpus", required=True, help=" | ".join(sorted(CORPORA)))
+    p.add_argument("--source", default="", help="folder of the corpus on disk")
+    p.add_argument("--tokenizer", required=True, choices=sorted(TOKENIZERS))
+    p.add_argument("--weights", default="", help="folder of the tokenizer's weights")
+    p.add_argument("--out", required=True, help="dataset directory")
+    state = p.add_mutually_exclusive_group()
+    state.add_argument("--tokenizer_state", default="", help="mel_rvq codebooks, npz")
+    state.add_argument(
+        "--fit_tokenizer", action="store_true", help="fit mel_rvq on the train clips"
+    )
+    p.add_argument("--augment", type=int, default=0, help="copies of each train clip")
+    p.add_argument("--with_audio", action="store_true", help="keep the sound")
+    p.add_argument("--strict", action="store_true", help="a bad clip is an error")
+    p.add_argument("--seconds", type=float, default=60.0, help="of performer speech")
+    p.add_argument("--seed", type=int, default=0, help="of performer and augmentation")
+    p.add_argument("--head", default="", help="FLAME file; default: the stand-in")
+    return p
+
+
+def main(argv=None):
+    """Entry point."""
+    args = parser().parse_args(argv)
+    logging.set_verbosity(logging.ERROR)  # TFDS warns of its own deprecations
+    try:
+        metadata = export(args)
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"export_tokens: {error}") from None
+    minutes = {split: f"{s / 60:.1f} min" for split, s in metadata["seconds"].items()}
+    print(f"{args.out}: clips {metadata['clips']}, {minutes}")
+    if metadata["skipped"]:
+        print(f"skipped {metadata['skipped']}; reasons in {args.out}/skipped.jsonl")
+
+
+if __name__ == "__main__":
+    main()
