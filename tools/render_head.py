@@ -3,21 +3,18 @@
 `render(head, vertices)` gives one image; the command writes a contact sheet of motion
 presets, or of one motion file:
 
-    python tools/render_head.py --out presets.png
-    python tools/render_head.py --head generic_model.pkl --motion motion.npy --out m.png
+    python -m tools.render_head --out presets.png
+    python -m tools.render_head --head generic_model.pkl --motion motion.npy --out m.png
 """
 
 import argparse
-import pathlib
-import sys
+import itertools
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
 from toktalk_jax import motion as layout
-from toktalk_jax.flame import assets, model
+from toktalk_jax.flame import assets, model, regions
 
 COLOURS = {
     "skin": (0.80, 0.62, 0.53),
@@ -39,7 +36,7 @@ DISTANCE = 1.1  # metres from camera to the middle of the head
 
 
 def _view(vertices, middle, yaw, pitch):
-    """Vertices [V, 3] in camera space: x right of the picture, y up, z to the camera."""
+    """Vertices [V, 3] in camera space: x to the right, y up, z to the camera."""
     cos, sin = np.cos(yaw), np.sin(yaw)
     turn = np.array([[cos, 0, sin], [0, 1, 0], [-sin, 0, cos]])
     cos, sin = np.cos(pitch), np.sin(pitch)
@@ -104,17 +101,38 @@ def _cross(a, b):
 
 
 def vertex_colours(head):
-    """[V, 3] albedo by material group and region; iris by distance to the eye's axis."""
+    """[V, 3] albedo by material group and region."""
     colours = np.tile(COLOURS["skin"], (len(head.v_template), 1))
     for name, colour in COLOURS.items():
         colours[head.groups.get(name, [])] = colour
-    for region, colour in (
-        ("lips", LIPS),
-        ("brows", BROWS),
-        ("mouth_inside", MOUTH_INSIDE),
-    ):
-        colours[head.regions.get(region, [])] = colour
+    for name, colour in (("lips", LIPS), ("mouth_inside", MOUTH_INSIDE)):
+        colours[head.regions.get(name, [])] = colour
     return colours
+
+
+def _shadow(head, vertices):
+    """[V] light that reaches each vertex: less, the deeper it lies in the mouth."""
+    light = np.ones(len(vertices))
+    if "lips" in head.regions:
+        inner = [head.groups.get(name, []) for name in ("teeth", "tongue")]
+        inner.append(head.regions.get("mouth_inside", []))
+        inner = np.concatenate(inner).astype(np.int64)
+        front = vertices[head.regions["lips"], 2].max()
+        depth = front - 0.014 - vertices[inner, 2]
+        light[inner] = np.exp(-np.maximum(depth, 0) / 0.03)
+    return light
+
+
+def _paint_brows(head, rest, colour):
+    """Darkens skin pixels whose rest position [n, 3] lies on the brow landmarks."""
+    points = np.asarray(regions.landmarks_68(head, head.v_template), np.float64)
+    for line in (points[17:22], points[22:27]):
+        for a, b in itertools.pairwise(line):
+            along = np.clip((rest - a) @ (b - a) / ((b - a) @ (b - a)), 0, 1)
+            gap = np.linalg.norm(rest - a - along[:, None] * (b - a), axis=1)
+            share = np.clip((0.0042 - gap) / 0.002, 0, 0.8)[:, None]
+            colour += share * (np.minimum(colour, BROWS) - colour)
+    return colour
 
 
 def _iris(head, rest, colour):
@@ -143,6 +161,8 @@ def render(head, vertices, size=512, yaw=0.0, pitch=0.0, zoom=1.0):
     """
     fine = size * 2  # four samples per pixel
     faces = np.asarray(head.faces)
+    # Lash cards are only lashes under a texture; without one they are thick bars.
+    faces = faces[~np.isin(faces[:, 0], head.groups.get("lashes", []))]
     rest = np.asarray(head.v_template, np.float64)
     low, high = rest.min(0), rest.max(0)
     middle = (low + high) / 2
@@ -159,7 +179,10 @@ def render(head, vertices, size=512, yaw=0.0, pitch=0.0, zoom=1.0):
     def interpolate(values):
         return np.einsum("pkc,pk->pc", values[corners], weights)
 
-    colour = interpolate(vertex_colours(head))
+    colour = interpolate(vertex_colours(head) * _shadow(head, seen)[:, None])
+    if head.landmark_faces is not None:
+        skin = np.isin(corners[:, 0], head.groups.get("skin", []))
+        colour[skin] = _paint_brows(head, interpolate(rest)[skin], colour[skin])
     eyes = np.isin(corners[:, 0], head.groups.get("eyes", []))
     if eyes.any():
         colour[eyes] = _iris(head, interpolate(rest)[eyes], colour[eyes])

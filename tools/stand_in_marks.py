@@ -21,17 +21,16 @@ LIP_SHIFT = {
     537: (520, 0.5),
 }
 LID_LOOP = 6784  # the margin of the left eyelids, named by its upper middle
-BROW = np.array(
-    [[11, 744], [20, 748], [30, 750], [40, 748.5], [48, 743]]
-)  # mm, inside out
+BROW = np.array([[11, 744], [20, 748], [30, 750], [40, 748.5], [48, 743]])  # mm
 NOSE_LINE = np.array([[0, 728], [0, 716], [0, 704], [0, 692]])
 NOSTRIL = np.array([[0, 680], [6, 681.5], [12, 685]])
-CONTOUR = np.array(  # chin to temple, left side
+CONTOUR = np.array(  # chin to temple, left side, mm with depth
     [
-        *([0, 617], [13, 619], [26, 625], [37, 634.5], [47, 647]),
-        *([56, 664], [63, 682], [69, 703], [72, 726]),
+        *([0, 618, 140], [14, 620, 138], [28, 626, 128], [40, 637, 112]),
+        *([50, 650, 95], [58, 667, 80], [65, 685, 71], [70, 704, 68], [72, 726, 70]),
     ]
 )
+SIDES = ("Left", "Right")
 
 
 class Loops:
@@ -94,6 +93,7 @@ def halves(source, loop):
     Returns:
       (upper, lower): vertex index arrays, both ends included.
     """
+    start = loop[0]  # `around` begins at an upper vertex
     x = source.vertices[loop, 0]
     on_middle = np.nonzero(np.abs(x) < 3e-4)[0]
     outer = int(np.argmax(x))
@@ -104,8 +104,7 @@ def halves(source, loop):
     else:
         inner = int(np.argmin(source.vertices[loop, 0]))
         one, other = loop[: inner + 1][::-1], loop[np.r_[inner : len(loop), 0]]
-    heights = [source.vertices[curve, 1].mean() for curve in (one, other)]
-    return (one, other) if heights[0] > heights[1] else (other, one)
+    return (one, other) if start in one else (other, one)
 
 
 def along(source, curve, shares):
@@ -121,27 +120,28 @@ def along(source, curve, shares):
 
 
 def nearest_front(source, targets):
-    """The skin vertex next to each front-view target [n, 2] in mm, as edge points."""
+    """The skin vertex next to each target, as edge points.
+
+    Args:
+      targets: [n, 2] as seen from the front, or [n, 3]; mm in MakeHuman's frame.
+    """
     skin = source.part("body")
-    skin = skin[source.vertices[skin, 2] > 0.045]
+    skin = skin[source.vertices[skin, 2] > 0.06]  # before the ears
     points = []
-    for x, y in targets / 1000:
-        offset = source.vertices[skin, :2] - [x, y]
-        distance = np.linalg.norm(offset, axis=1)
-        if x == 0:
-            distance = distance + 1e3 * (np.abs(source.vertices[skin, 0]) > 3e-4)
-        near = np.nonzero(distance < max(0.004, distance.min() * 1.01))[0]
-        front = near[
-            source.vertices[skin[near], 2]
-            > source.vertices[skin[near], 2].max() - 0.012
-        ]
-        chosen = skin[front[np.argmin(distance[front])]]
+    for target in targets / 1000:
+        place = source.vertices[skin]
+        distance = np.linalg.norm(place[:, : len(target)] - target, axis=1)
+        if target[0] == 0:
+            distance = distance + (np.abs(place[:, 0]) > 3e-4)  # the middle line only
+        near = distance < max(0.004, distance.min() + 1e-6)
+        near &= place[:, 2] > place[near, 2].max() - 0.012  # not the inner mouth
+        chosen = skin[near][np.argmin(distance[near])]
         points.append((chosen, chosen, 0.0))
     return points
 
 
 def landmarks(source, loops):
-    """The 68 iBUG landmarks as edge points (a, b, weight of b), left-right symmetric."""
+    """The 68 iBUG landmarks as symmetric edge points (a, b, weight of b)."""
 
     def mirrored(points):
         return [(source.mirror[a], source.mirror[b], w) for a, b, w in points]
@@ -206,9 +206,11 @@ def regions(source, loops):
         return skin & (np.max(moved, axis=0) > millimetres / 1000)
 
     sided = [f"{n}{s}" for n in ("eyeBlink", "eyeSquint", "eyeWide") for s in SIDES]
+    front = (x[:, 1] > 0.702) & (x[:, 2] > 0.06)  # from the cheekbones up
     outer_brow = [f"{n}{s}" for n in ("browDown", "browOuterUp") for s in SIDES]
-    eye_region = reach(sided, 0.3)
+    eye_region = reach(sided, 0.3) & front
     forehead = skin & (x[:, 1] > 0.742) & (x[:, 1] < 0.800) & (x[:, 2] > 0.095)
+    brow_reach = reach(outer_brow, 1.0) & front
     brow_line = source.vertices[[a for a, _, _ in nearest_front(source, BROW)]]
     line = np.concatenate([brow_line, brow_line * [-1, 1, 1]])
     distance = np.linalg.norm(x[:, None, :] - line[None], axis=-1).min(1)
@@ -221,7 +223,7 @@ def regions(source, loops):
         "mouth_inside": mouth,
         "eye_region": np.nonzero(eye_region)[0],
         "forehead": np.nonzero(forehead)[0],
-        "upper_face": np.nonzero(eye_region | forehead | reach(outer_brow, 1.0))[0],
+        "upper_face": np.nonzero(eye_region | forehead | brow_reach)[0],
         "brows": np.nonzero(brows)[0],
         "upper_teeth": source.part("helper-upper-teeth"),
         "lower_teeth": source.part("helper-lower-teeth"),
@@ -232,14 +234,11 @@ def regions(source, loops):
     return {name: np.unique(v).astype(np.int32) for name, v in found.items()}
 
 
-SIDES = ("Left", "Right")
-
-
 def meet_lips(source, loops):
     """The source with lips that touch at rest.
 
-    MakeHuman's leave a slit of up to a millimetre through which teeth show. Each pair of
-    facing vertices of the contact loop and the loops beside it moves half way.
+    MakeHuman's leave a slit of up to a millimetre through which teeth show. The facing
+    vertices of the contact loop and of the loops beside it move half way each.
     """
     x = source.vertices.copy()
     gaps = {}

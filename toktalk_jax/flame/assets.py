@@ -1,7 +1,7 @@
 """Heads: the shipped stand-in, or the FLAME file that the user brings.
 
-FLAME itself is never shipped: it needs a registration with its authors. The stand-in has
-FLAME's array layout, so nothing downstream can tell them apart but by name.
+FLAME itself is never shipped: it needs a registration with its authors. The stand-in
+has FLAME's array layout, so nothing downstream can tell them apart but by name.
 """
 
 import dataclasses
@@ -52,7 +52,8 @@ class Head:
       v_template: [V, 3].
       faces: [Fc, 3] int32, counter-clockwise from outside.
       shape_dirs: [V, 3, n_id] identity basis; n_id is 0 for the stand-in.
-      expression_dirs: [V, 3, 50]; the stand-in's first 48 are `motion.ARKIT_EXPRESSION`.
+      expression_dirs: [V, 3, 50]; the stand-in's first 48 follow
+        `motion.ARKIT_EXPRESSION`.
       posedirs: [36, 3 V] correctives per rotation-matrix entry of joints 1 to 4.
       joint_regressor: [5, V].
       weights: [V, 5] skinning weights of root, neck, jaw, eyes.
@@ -165,7 +166,8 @@ def _from_arrays(raw, path, name):
     missing = [key for key in (*_KEYS, "kintree_table") if key not in raw]
     if missing:
         raise ValueError(
-            f"{path} is not a FLAME model: it lacks {missing}; it has {sorted(raw)[:20]}"
+            f"{path} is not a FLAME model: it lacks {missing}; "
+            f"it has {sorted(raw)[:20]}"
         )
     _check_shapes(raw, path)
     directions = np.asarray(raw["shapedirs"], np.float32)

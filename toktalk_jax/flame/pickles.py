@@ -44,8 +44,8 @@ class _Restricted(pickle.Unpickler):
         if top in ("chumpy", "scipy", "torch"):
             return type(name, (Record,), {"package": top})
         raise pickle.UnpicklingError(
-            f"it asks for {module}.{name}; only NumPy arrays, SciPy sparse matrices and "
-            "chumpy arrays are read"
+            f"it asks for {module}.{name}; only NumPy arrays, SciPy sparse matrices "
+            "and chumpy arrays are read"
         )
 
     def persistent_load(self, pid):

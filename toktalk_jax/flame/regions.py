@@ -14,7 +14,7 @@ def region(head, name):
     """
     if name not in head.regions:
         raise ValueError(
-            f"head {head.name!r} has no region {name!r}; it has {sorted(head.regions)}. "
+            f"head {head.name!r} has no region {name!r}, only {sorted(head.regions)}. "
             "A FLAME file carries none: pass load_head(..., masks='FLAME_masks.pkl')"
         )
     return head.regions[name]
