@@ -9,6 +9,8 @@ Interrupted, it goes on where it was when it is called again with the same argum
 """
 
 import argparse
+import dataclasses
+import hashlib
 import pathlib
 
 import numpy as np
@@ -24,10 +26,11 @@ FIT_TOKENS = 20_000  # fewer leave most rows of the later codebooks unused
 DEAD_METRES = 1e-5
 
 
-def performer_corpus(args):
+def performer_corpus(args, head):
     """(read, facts) of the performer: made on the spot, split by style seed."""
     from toktalk_jax.data.corpora import performer
 
+    del head
     facts = {
         "split_rule": "by style seed",
         "source_fps": mo.FPS,
@@ -36,7 +39,70 @@ def performer_corpus(args):
     return lambda on_skip: performer.read(args.seconds, args.seed), facts
 
 
-CORPORA = {"performer": performer_corpus}
+def grid_corpus(args, head):
+    """(read, facts) of GRID: tracked faces, or the performer acting its sound."""
+    from toktalk_jax.data.corpora import grid
+    from toktalk_jax.flame import fit
+
+    rule = args.corpus.partition(":")[2] or "clip"
+    if not args.source:
+        raise ValueError("--corpus grid needs --source, a talker's folder or several")
+    cache = args.fit_cache or pathlib.Path(args.out).with_name("fit_cache")
+
+    def read(on_skip):
+        clips = grid.read(
+            args.source,
+            on_skip,
+            split=rule,
+            cache=cache,
+            head=head,
+            progress=lambda ids: tqdm(ids, desc="fit faces", unit="clip"),
+        )
+        if args.perform_styles:
+            return _performed(clips, args.perform_styles, args.seed, on_skip)
+        return clips
+
+    facts = {"split_rule": f"grid by {rule}", "source_fps": mo.FPS}
+    if args.perform_styles:
+        return read, facts | {"perform_styles": args.perform_styles}
+    return read, facts | {"motion_fit": fit.version(head)}
+
+
+def _performed(clips, styles, seed, on_skip):
+    """The same sound, acted by the performer in one of `styles` styles.
+
+    A style keeps the split that it has in the performer's own corpus, so what is held
+    out there is held out here.
+    """
+    from toktalk_jax.data.corpora import performer
+
+    rule = performer.SPLITS
+    of_split = {
+        split: [k for k in range(styles) if rule[k % len(rule)] == split]
+        for split in set(rule)
+    }
+    if not all(of_split.values()):
+        raise ValueError(f"--perform_styles is {styles}; give at least {len(rule)}")
+    for clip in clips:
+        draw = int.from_bytes(hashlib.sha256(clip.clip_id.encode()).digest()[:4], "big")
+        choice = of_split[clip.split]
+        style = choice[draw % len(choice)]
+        try:
+            motion = performer.perform_words(
+                clip.audio, clip.phonemes, performer.draw_style(style), [seed, draw]
+            )
+        except ValueError as error:
+            on_skip(clip.clip_id, str(error))
+            continue
+        yield dataclasses.replace(
+            clip,
+            speaker_id=f"style-{style:03d}",
+            corpus="grid_performer",
+            motion=motion,
+        )
+
+
+CORPORA = {"performer": performer_corpus, "grid": grid_corpus}
 
 
 def mel_rvq_tokenizer(args, read):
@@ -88,19 +154,18 @@ def dead_below(head):
 
 def export(args):
     """Export as the command line says; returns the metadata."""
-    name, _, variant = args.corpus.partition(":")
-    if name not in CORPORA:
-        raise ValueError(f"--corpus is {name!r}; expected one of {sorted(CORPORA)}")
-    args.variant = variant
-    read, facts = CORPORA[name](args)
-    tokenizer = TOKENIZERS[args.tokenizer](args, _with_progress(read, "fit"))
-    out = pathlib.Path(args.out)
-    if args.tokenizer == "mel_rvq":
-        _keep_state(tokenizer, out / STATE)
     from toktalk_jax.data import builder
     from toktalk_jax.flame.assets import load_head
 
+    name = args.corpus.partition(":")[0]
+    if name not in CORPORA:
+        raise ValueError(f"--corpus is {name!r}; expected one of {sorted(CORPORA)}")
     head = load_head(args.head or None)
+    read, facts = CORPORA[name](args, head)
+    tokenizer = TOKENIZERS[args.tokenizer](args, _with_progress(read, "fit tokenizer"))
+    out = pathlib.Path(args.out)
+    if args.tokenizer == "mel_rvq":
+        _keep_state(tokenizer, out / STATE)
     about = {"corpus": args.corpus, **facts, "head_joint": "neck"}
     about |= {"face_model": head.name, "face_hash": head.hash()}
     return builder.export(
@@ -141,7 +206,9 @@ def parser():
     p = argparse.ArgumentParser(
         prog="export_tokens", description=__doc__.split("\n")[0]
     )
-    p.add_argument("--corpus", required=True, help=" | ".join(sorted(CORPORA)))
+    p.add_argument(
+        "--corpus", required=True, help="performer | grid | grid:words (held-out words)"
+    )
     p.add_argument("--source", default="", help="folder of the corpus on disk")
     p.add_argument("--tokenizer", required=True, choices=sorted(TOKENIZERS))
     p.add_argument("--weights", default="", help="folder of the tokenizer's weights")
@@ -155,6 +222,17 @@ def parser():
     p.add_argument("--with_audio", action="store_true", help="keep the sound")
     p.add_argument("--strict", action="store_true", help="a bad clip is an error")
     p.add_argument("--seconds", type=float, default=60.0, help="of performer speech")
+    p.add_argument(
+        "--perform_styles",
+        type=int,
+        default=0,
+        help="let the performer act the corpus' sound in so many styles (grid)",
+    )
+    p.add_argument(
+        "--fit_cache",
+        default="",
+        help="folder that keeps fitted faces (default: fit_cache beside --out)",
+    )
     p.add_argument("--seed", type=int, default=0, help="of performer and augmentation")
     p.add_argument("--head", default="", help="FLAME file; default: the stand-in")
     return p

@@ -207,7 +207,7 @@ def fit(
     size=256,
     iterations=12,
     seed=0,
-    min_tokens=256,
+    min_tokens=0,
     max_tokens=60_000,
 ):
     """Fit standardisation and codebooks; the same waves give the same state.
@@ -223,7 +223,7 @@ def fit(
       A `MelRVQ`.
 
     Raises:
-      ValueError: fewer than `min_tokens` tokens, or than rows in a codebook.
+      ValueError: fewer tokens than `min_tokens`, or than rows in a codebook.
     """
     tokens = [log_mels(wave) for wave in waves]
     count, least = sum(len(t) for t in tokens), max(min_tokens, size)

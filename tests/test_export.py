@@ -1,0 +1,328 @@
+"""Export: what lies on disk, and what is left after kills, full disks and bad clips."""
+
+import errno
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests import tiny_corpus
+from toktalk_jax import motion as mo
+from toktalk_jax.data import augment, builder, schema, spool
+from tools import export_tokens
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """(directory, metadata) of an uninterrupted export."""
+    out = tmp_path_factory.mktemp("export") / "tiny"
+    return out, tiny_corpus.export(out)
+
+
+@pytest.fixture(scope="module")
+def examples(exported):
+    """{clip id: example} as TFDS reads them without this project's code."""
+    import tensorflow_datasets as tfds
+
+    reader = tfds.builder_from_directory(str(exported[0]))
+    return {
+        example["clip_id"].decode(): example
+        for split in reader.info.splits
+        for example in tfds.as_numpy(reader.as_dataset(split=split))
+    }
+
+
+def test_tfds_opens_it(exported, examples):
+    train = [k for k in range(15) if k % 5 < 3 and k != 7]
+    assert len(examples) == 2 * len(train) + 6
+    assert exported[1]["clips"] == {"train": 16, "validation": 3, "test": 3}
+    for k in (0, 3, 14):
+        raw, found = tiny_corpus.clip(k), examples[f"clip{k:03d}"]
+        np.testing.assert_array_equal(found["motion"], raw.motion)
+        codes = tiny_corpus.tokenizer().encode(raw.audio)
+        np.testing.assert_array_equal(found["codes"], codes)
+        tokens = tiny_corpus.tokenizer().embed(raw.audio)
+        np.testing.assert_array_equal(found["tokens"], tokens)
+        np.testing.assert_allclose(found["audio"] / 32768, raw.audio, atol=2e-5)
+        assert found["speaker_id"].decode() == raw.speaker_id
+        assert found["emotion"] == -1 and found["shape"].shape == (100,)
+
+
+def test_only_train_clips_have_copies(examples):
+    assert {"clip000~1", "clip001~1"} <= set(examples)
+    assert not {"clip003~1", "clip004~1"} & set(examples)
+    copy = augment.augment(tiny_corpus.clip(1), 0, 1)
+    np.testing.assert_array_equal(examples["clip001~1"]["motion"], copy.motion)
+
+
+def test_metadata_and_stats(exported, examples):
+    out, metadata = exported
+    assert metadata == json.loads((out / "metadata.json").read_text())
+    expected = {
+        **tiny_corpus.ABOUT,
+        **{"tokenizer": "mel_rvq", "tokenizer_hash": tiny_corpus.tokenizer().hash},
+        **{"rate_hz": 12.5, "dim": 512, "base_dim": 512, "skipped": 2, "augment": 1},
+    }
+    assert expected.items() <= metadata.items()
+    text = (out / "stats.json").read_text()
+    stats = mo.Stats.from_json(text)
+    train = [e for name, e in examples.items() if int(name[4:7]) % 5 < 3]
+    mean, std = mo.motion_stats([e["motion"] for e in train])
+    np.testing.assert_allclose(stats.motion_mean, mean, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(stats.motion_std, std, rtol=1e-5)
+    assert list(np.flatnonzero(~stats.live)) == [55]
+    tokens = np.concatenate([e["tokens"] for e in train])
+    np.testing.assert_allclose(stats.token_mean, tokens.mean(0), atol=1e-5)
+    np.testing.assert_allclose(stats.token_std, tokens.std(0), rtol=1e-4)
+    assert json.loads(text)["token_count"] == len(tokens)
+    lines = [json.loads(s) for s in (out / "skipped.jsonl").read_text().splitlines()]
+    assert [line["clip"] for line in lines] == ["clip004b", "clip007"]
+    assert "1 NaN" in lines[1]["reason"]
+
+
+def test_same_export_same_bytes(exported, tmp_path):
+    tiny_corpus.export(tmp_path / "again")
+    assert tiny_corpus.contents(tmp_path / "again") == tiny_corpus.contents(exported[0])
+
+
+def test_complete_export_is_left_alone(exported):
+    def never(on_skip):
+        raise AssertionError("a complete export was read again")
+
+    before = {p: p.stat().st_mtime_ns for p in exported[0].iterdir()}
+    assert tiny_corpus.export(exported[0], never) == exported[1]
+    assert before == {p: p.stat().st_mtime_ns for p in exported[0].iterdir()}
+
+
+def count_encodes(monkeypatch):
+    calls = []
+    serialise = builder.serialise
+    monkeypatch.setattr(
+        builder,
+        "serialise",
+        lambda clip, *rest: calls.append(clip.clip_id) or serialise(clip, *rest),
+    )
+    return calls
+
+
+def test_interrupted_reading_resumes(exported, tmp_path, monkeypatch):
+    out = tmp_path / "tiny"
+    with pytest.raises(KeyboardInterrupt):
+        tiny_corpus.export(out, tiny_corpus.read(stop_after=9))
+    assert not list(out.glob("*.tfrecord*")) and not (out / "metadata.json").exists()
+    torn = max((out / spool.FOLDER).glob("*.spool"), key=lambda p: p.stat().st_size)
+    os.truncate(torn, torn.stat().st_size - 11)  # as a kill in mid-write leaves it
+    calls = count_encodes(monkeypatch)
+    tiny_corpus.export(out)
+    assert tiny_corpus.contents(out) == tiny_corpus.contents(exported[0])
+    later = {f"clip{k:03d}" for k in range(9, 15)}
+    torn_again = {c for c in calls if augment.source_id(c) not in later}
+    assert len(torn_again) == 1 and len(calls) == len(set(calls))
+
+
+def test_finished_shards_are_kept(exported, tmp_path, monkeypatch):
+    out, write = tmp_path / "tiny", builder._write_shard
+    left = [2]
+
+    def two_then_stop(*args):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        write(*args)
+
+    monkeypatch.setattr(builder, "_write_shard", two_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_corpus.export(out)
+    done = {p: p.stat().st_mtime_ns for p in out.glob("*.tfrecord-*")}
+    assert len(done) == 2
+    monkeypatch.setattr(builder, "_write_shard", write)
+    calls = count_encodes(monkeypatch)
+    tiny_corpus.export(out)
+    assert not calls
+    assert done == {p: p.stat().st_mtime_ns for p in done}
+    assert tiny_corpus.contents(out) == tiny_corpus.contents(exported[0])
+
+
+def test_removed_shard_is_made_again_alone(exported, tmp_path, monkeypatch):
+    out = tmp_path / "tiny"
+    tiny_corpus.export(out)
+    gone = out / "toktalk-train.tfrecord-00001-of-00003"
+    gone.unlink()
+    calls = count_encodes(monkeypatch)
+    tiny_corpus.export(out)
+    assert tiny_corpus.contents(out) == tiny_corpus.contents(exported[0])
+    assert calls and {spool.shard_of(c, 3) for c in calls} == {1}
+
+
+def test_other_settings_are_refused(exported, tmp_path):
+    with pytest.raises(ValueError, match="augment 1, now 2"):
+        tiny_corpus.export(exported[0], augment=2)
+    out = tmp_path / "tiny"
+    with pytest.raises(KeyboardInterrupt):
+        tiny_corpus.export(out, tiny_corpus.read(stop_after=2))
+    with pytest.raises(ValueError, match="with_audio True, now False.*another --out"):
+        tiny_corpus.export(out, with_audio=False)
+
+
+def test_strict_and_empty(tmp_path):
+    with pytest.raises(schema.BadClip, match="clip004b: the tracker lost the face"):
+        tiny_corpus.export(tmp_path / "strict", strict=True)
+    with pytest.raises(ValueError, match="no usable train clip"):
+        tiny_corpus.export(tmp_path / "empty", lambda on_skip: iter(()))
+
+
+def test_odd_clips_are_skipped(tmp_path):
+    def reader(on_skip):
+        yield tiny_corpus.clip(0)
+        yield tiny_corpus.clip(0)
+        for bad in (
+            {"clip_id": "a~1"},
+            {"split": "dev"},
+            {"audio": np.zeros(3000, np.float32)},
+            {"motion": np.zeros((20, 55), np.float32)},
+        ):
+            made = tiny_corpus.clip(1)
+            for name, value in bad.items():
+                setattr(made, name, value)
+            yield made
+
+    metadata = tiny_corpus.export(tmp_path / "odd", reader, augment=0)
+    assert metadata["clips"] == {"train": 1, "validation": 0, "test": 0}
+    text = (tmp_path / "odd/skipped.jsonl").read_text()
+    for reason in ("same clip_id", "'~'", "'dev'", "motion frames but", "(20, 55)"):
+        assert reason in text
+
+
+def test_sound_after_a_token_does_not_reach_it(exported, examples):
+    raw = tiny_corpus.clip(0)
+    cut = 4 * mo.SAMPLES_PER_TOKEN
+    raw.audio[cut:] = tiny_corpus.clip(1).audio[: len(raw.audio) - cut]
+    kinds = builder.features(512, 2, True)
+    record = builder.serialise(raw, tiny_corpus.tokenizer(), kinds)
+    tokens = kinds.deserialize_example(record)["tokens"].numpy()
+    before = examples["clip000"]["tokens"]
+    np.testing.assert_array_equal(tokens[:4], before[:4])
+    assert (tokens[4:] != before[4:]).any()
+
+
+@pytest.mark.parametrize("stage", ["_append", "_write_shard"])
+def test_full_disk(exported, tmp_path, monkeypatch, stage):
+    out = tmp_path / "tiny"
+    module = spool if stage == "_append" else builder
+    real, left = getattr(module, stage), [3]
+
+    def full(*args):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(*args)
+
+    monkeypatch.setattr(module, stage, full)
+    with pytest.raises(OSError, match="disk is full; free some space and run the same"):
+        tiny_corpus.export(out)
+    assert not list(out.glob("*.tmp"))
+    monkeypatch.setattr(module, stage, real)
+    tiny_corpus.export(out)
+    assert tiny_corpus.contents(out) == tiny_corpus.contents(exported[0])
+
+
+@pytest.mark.long
+def test_really_full_disk(exported, tmp_path):
+    """On file systems of several sizes, so that every stage runs out once."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    failed = 0
+    for kilobytes in (200, 900, 1000, 1100, 1200, 1400):
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(disk)]
+        if subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("mounting a small file system needs root")
+        try:
+            out = disk / "tiny"
+            try:
+                tiny_corpus.export(out)
+            except OSError as error:
+                assert error.errno == errno.ENOSPC and "disk is full" in str(error)
+                failed += 1
+            assert not list(out.glob("*.tmp"))
+            subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+            tiny_corpus.export(out)
+            assert tiny_corpus.contents(out) == tiny_corpus.contents(exported[0])
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
+    assert failed >= 3
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("stage", "count"), [("clips", 1), ("clips", 12), ("shards", 1), ("shards", 5)]
+)
+def test_kill_and_resume(exported, tmp_path, stage, count):
+    out = tmp_path / "tiny"
+    code = (
+        "import pathlib; from tests import tiny_corpus; "
+        f"tiny_corpus.killed_export(pathlib.Path({str(out)!r}), {stage!r}, {count})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+    assert done.returncode == -9, done.stderr.decode()
+    assert not (out / "metadata.json").exists()
+    tiny_corpus.export(out)
+    assert tiny_corpus.contents(out) == tiny_corpus.contents(exported[0])
+
+
+def run_tool(*args):
+    with pytest.raises(SystemExit) as stop:
+        export_tokens.main([str(a) for a in args])
+    return str(stop.value)
+
+
+def test_command_line_errors(tmp_path, monkeypatch):
+    out = ("--out", tmp_path / "x")
+    common = ("--tokenizer", "mel_rvq", *out)
+    assert "expected one of ['grid', 'performer']" in run_tool("--corpus", "g", *common)
+    assert "needs --source" in run_tool("--corpus", "grid", *common)
+    lyra = ("--corpus", "performer", "--tokenizer", "lyra", *out)
+    assert "--weights FOLDER" in run_tool(*lyra)
+    assert "soundstream_encoder" in run_tool(*lyra, "--weights", tmp_path)
+    monkeypatch.setattr(export_tokens, "SHIPPED_STATE", tmp_path / "none.npz")
+    message = run_tool("--corpus", "performer", *common)
+    assert "none.npz" in message and "--fit_tokenizer" in message
+    assert not (tmp_path / "x").exists()
+
+
+def test_command_line_exports_the_performer(tmp_path, monkeypatch):
+    pytest.importorskip("hibari")
+    tiny_corpus.tokenizer().save(tmp_path / "state.npz")
+    args = ["--corpus", "performer", "--seconds", "12", "--tokenizer", "mel_rvq"]
+    args += ["--tokenizer_state", str(tmp_path / "state.npz")]
+    args += ["--out", str(tmp_path / "out")]
+    export_tokens.main(args)
+    metadata = json.loads((tmp_path / "out/metadata.json").read_text())
+    assert metadata["corpus"] == "performer" and metadata["face_model"] == "stand_in"
+    assert metadata["clips"]["train"] >= 1 and sum(metadata["seconds"].values()) >= 12
+    state = (tmp_path / "out/tokenizer_state.npz").read_bytes()
+    assert state == (tmp_path / "state.npz").read_bytes()
+    assert "tokens (" in run_tool(
+        *args[:6], "--fit_tokenizer", "--out", tmp_path / "fit"
+    )
+    tiny_corpus.tokenizer(1).save(tmp_path / "other.npz")
+    args[args.index(str(tmp_path / "state.npz"))] = str(tmp_path / "other.npz")
+    assert "another tokenizer state" in run_tool(*args)
+
+
+def test_dead_floor_is_a_hundredth_of_a_millimetre():
+    from toktalk_jax.flame import assets, model
+
+    head = assets.load_head()
+    floor = export_tokens.dead_below(head)
+    assert floor.shape == (mo.F,) and (floor[48:50] > 1).all()
+    for k in (mo.ARKIT_EXPRESSION.index("mouthPucker"), 50, 54):
+        moved = model.vertices(head, np.eye(mo.F, dtype=np.float32)[k] * floor[k])
+        rest = model.vertices(head, np.zeros(mo.F, np.float32))
+        furthest = np.linalg.norm(np.asarray(moved - rest), axis=-1).max()
+        assert furthest == pytest.approx(1e-5, rel=0.1)
