@@ -84,7 +84,8 @@ def main():
     arrays = build(options.wheel)
     np.savez_compressed(options.out, **arrays)
     size = pathlib.Path(options.out).stat().st_size
-    cheeks = np.abs(arrays["v_template"][arrays["region/upper_face"], 0]).max()
+    skin = arrays["v_template"][arrays["group/skin"]]
+    cheeks = np.abs(skin[skin[:, 2] > -0.03, 0]).max()  # before the ears
     print(
         f"{options.out}: {size / 1e6:.2f} MB, {len(arrays['v_template'])} vertices, "
         f"{len(arrays['f'])} faces; jawOpen is {arrays['jaw_open_angle']:.3f} rad, "

@@ -119,6 +119,35 @@ def along(source, curve, shares):
     return points
 
 
+def position(source, point):
+    """[3] place of an edge point."""
+    a, b, weight = point
+    return (1 - weight) * source.vertices[a] + weight * source.vertices[b]
+
+
+def at_side(source, curve, x):
+    """The edge point of a curve, x growing along it, at a given x."""
+    places = source.vertices[curve, 0]
+    k = int(np.clip(np.searchsorted(places, x) - 1, 0, len(curve) - 2))
+    weight = (x - places[k]) / (places[k + 1] - places[k])
+    return curve[k], curve[k + 1], float(np.clip(weight, 0, 1))
+
+
+def touching(source, rung, curve):
+    """The point of the upper rung (a, b) and of the lower curve that lie closest.
+
+    The upper lip hangs before the lower one, so a point of its rim alone would keep a
+    gap of some millimetres in depth when the lips are shut.
+    """
+    pairs = []
+    for weight in np.linspace(0, 1, 33):
+        top = (*rung, float(weight))
+        place = position(source, top)
+        low = at_side(source, curve, place[0])
+        pairs.append((np.linalg.norm(place - position(source, low)), top, low))
+    return min(pairs, key=lambda pair: pair[0])[1:]
+
+
 def nearest_front(source, targets):
     """The skin vertex next to each target, as edge points.
 
@@ -163,8 +192,13 @@ def landmarks(source, loops):
     in_up, in_down = halves(source, loops.around(source, LIP_CONTACT))
     outer_top = along(source, out_up, (0, 1 / 3, 2 / 3, 1))
     outer_low = along(source, out_down, (0, 1 / 3, 2 / 3))
-    inner_top = along(source, in_up, (0, 0.5, 1))
-    inner_low = along(source, in_down, (0, 0.5))
+    behind, _ = halves(source, loops.around(source, LIP_LOOPS[-1]))
+    inner_top, inner_low = [], []
+    for k in (0, len(in_up) // 2):  # the pairs 62-66 and 63-65 touch at rest
+        top, low = touching(source, (in_up[k], behind[k]), in_down)
+        inner_top.append(top)
+        inner_low.append(low)
+    inner_top += along(source, in_up, (1,))
     return [
         *jaw_line,
         *both(brow),

@@ -127,8 +127,8 @@ def _read_target(text, points):
 def _cut(points, quads, parts, shapes, mirror):
     """Drops what lies under the cut; quads that cross it end on it.
 
-    A vertex under the cut that a kept quad needs slides up its steepest edge or diagonal
-    to the plane, so the rim is straight without new vertices.
+    A vertex under the cut that a kept quad needs slides up its steepest edge or
+    diagonal to the plane, so the rim is straight without new vertices.
     """
     height = points[:, 1] + CUT_TILT * points[:, 2] - CUT_HEIGHT
     kept = (height[quads] > 0).any(1)
