@@ -1,0 +1,213 @@
+// The canvas: one head per track, side by side under one camera.
+import * as THREE from "three";
+import { OrbitControls } from "three/examples/jsm/controls/OrbitControls.js";
+import { createMaterials, studio } from "./look.js";
+import { paintFace } from "./paint.js";
+import { normalsOf } from "./skin.js";
+import { createSmoothing, lift, spread } from "./smooth.js";
+
+const MAX_PIXEL_RATIO = 2;
+const FIELD_OF_VIEW = 22;
+
+export function createStage(canvas, take, onTurn) {
+  const renderer = new THREE.WebGLRenderer({ canvas, antialias: true, alpha: true });
+  renderer.toneMapping = THREE.ACESFilmicToneMapping;
+  renderer.toneMappingExposure = 0.92;
+  renderer.autoClear = false;
+  const scene = new THREE.Scene();
+  const makeEnvironment = new THREE.PMREMGenerator(renderer);
+  scene.environment = makeEnvironment.fromScene(studio(), 0.02).texture;
+  scene.environmentIntensity = 0.5;
+  makeEnvironment.dispose();
+  addLights(scene);
+  const heads = createHeads(take);
+  heads.forEach((head) => scene.add(head.mesh));
+
+  const camera = new THREE.PerspectiveCamera(FIELD_OF_VIEW, 1, 0.05, 10);
+  const controls = new OrbitControls(camera, canvas);
+  Object.assign(controls, { enablePan: false, enableDamping: true, dampingFactor: 0.12, rotateSpeed: 0.8 });
+  Object.assign(controls, { minPolarAngle: 0.9, maxPolarAngle: 1.95 });
+  const frame = frameOf(take);
+  let homeDistance = 1;
+
+  function fit() {
+    const width = canvas.clientWidth;
+    const height = canvas.clientHeight;
+    renderer.setPixelRatio(Math.min(window.devicePixelRatio || 1, MAX_PIXEL_RATIO));
+    renderer.setSize(width, height, false);
+    camera.aspect = width / heads.length / height;
+    camera.updateProjectionMatrix();
+    const slope = Math.tan(THREE.MathUtils.degToRad(FIELD_OF_VIEW / 2));
+    const needed = Math.max(frame.height, frame.width / camera.aspect) / 2 / slope + frame.depth;
+    const offset = camera.position.clone().sub(controls.target);
+    if (offset.lengthSq() > 0) {
+      camera.position.copy(controls.target).add(offset.multiplyScalar(needed / homeDistance));
+    }
+    homeDistance = needed;
+    controls.minDistance = 0.35 * needed;
+    controls.maxDistance = 2.2 * needed;
+  }
+
+  function home() {
+    controls.target.copy(frame.centre);
+    camera.position.copy(frame.centre).add(new THREE.Vector3(0.1, 0.02, 1).normalize().multiplyScalar(homeDistance));
+    controls.update();
+  }
+
+  function draw() {
+    const moving = controls.update();
+    const width = canvas.clientWidth / heads.length;
+    renderer.setScissorTest(true);
+    heads.forEach((head, i) => {
+      heads.forEach((other) => (other.mesh.visible = other === head));
+      renderer.setViewport(i * width, 0, width, canvas.clientHeight);
+      renderer.setScissor(i * width, 0, width, canvas.clientHeight);
+      renderer.clear();
+      renderer.render(scene, camera);
+    });
+    return moving;
+  }
+
+  fit();
+  home();
+  controls.addEventListener("change", onTurn);
+  return { heads, fit, home, draw };
+}
+
+function addLights(scene) {
+  const key = new THREE.DirectionalLight(0xffeddb, 2.3);
+  key.position.set(0.9, 1.1, 1.5);
+  const fill = new THREE.DirectionalLight(0xb9cdf5, 0.55);
+  fill.position.set(-1.6, 0.1, 0.9);
+  const rim = new THREE.DirectionalLight(0xdce8ff, 1.0);
+  rim.position.set(-0.9, 0.9, -1.4);
+  scene.add(key, fill, rim, new THREE.HemisphereLight(0xdfe6f2, 0x5a3d31, 0.5));
+}
+
+function createHeads(take) {
+  const { arrays } = take;
+  const rest = arrays.template.values;
+  const painted = arrays.mark_places ? paintFace(arrays.mark_places.values) : null;
+  const materials = createMaterials(painted, (mouthPlace(arrays) || [0])[0]);
+  const { index, groups } = sortedFaces(arrays.faces.values, arrays.face_groups.values, take.groups.length);
+  const smoothing = createSmoothing(index, rest.length / 3);
+  const shared = {
+    rest: new THREE.BufferAttribute(spread(smoothing, rest, 3), 3),
+    shade: new THREE.BufferAttribute(spread(smoothing, shadeOf(take, index), 4), 4),
+    eye: new THREE.BufferAttribute(spread(smoothing, eyeDirections(take), 3), 3),
+  };
+  const fineIndex = new THREE.BufferAttribute(smoothing.index, 1);
+  return take.tracks.map(() => {
+    const geometry = new THREE.BufferGeometry();
+    const [position, normal] = [0, 1].map(() =>
+      new THREE.BufferAttribute(new Float32Array(3 * smoothing.count), 3).setUsage(THREE.DynamicDrawUsage));
+    geometry.setIndex(fineIndex);
+    Object.entries({ ...shared, position, normal }).forEach(([name, value]) => geometry.setAttribute(name, value));
+    groups.forEach(({ start, count, group }) => geometry.addGroup(4 * start, 4 * count, group));
+    const mesh = new THREE.Mesh(geometry, take.groups.map((name) => materials[name] || materials.skin));
+    const veil = new THREE.Mesh(geometry, take.groups.map((name) => depthOnly(name === "skin")));
+    mesh.frustumCulled = veil.frustumCulled = false;
+    mesh.add(veil);
+    return {
+      mesh,
+      // The head's own vertices: what the page poses, and what its lip gap is read from.
+      positions: position.array.subarray(0, rest.length),
+      // To call after `positions` changed.
+      refresh() {
+        normalsOf(position.array, index, normal.array);
+        lift(smoothing, position.array, normal.array);
+        position.needsUpdate = true;
+        normal.needsUpdate = true;
+      },
+    };
+  });
+}
+
+// Puts the skin into the depth buffer first: where the neck fades out, only its nearest
+// layer is then blended. Pushed back a little, for the two programs round differently.
+function depthOnly(visible) {
+  const back = { polygonOffset: true, polygonOffsetFactor: 2, polygonOffsetUnits: 8 };
+  return new THREE.MeshBasicMaterial({ colorWrite: false, side: THREE.DoubleSide, visible, ...back });
+}
+
+function sortedFaces(faces, faceGroups, count) {
+  const index = new Uint32Array(faces.length);
+  const groups = [];
+  let at = 0;
+  for (let group = 0; group < count; group++) {
+    const start = at;
+    faceGroups.forEach((own, f) => {
+      if (own !== group) return;
+      index.set(faces.subarray(3 * f, 3 * f + 3), at);
+      at += 3;
+    });
+    if (at > start) groups.push({ start, count: at - start, group });
+  }
+  return { index, groups };
+}
+
+const step = (low, high, value) => {
+  const t = Math.min(Math.max((value - low) / (high - low), 0), 1);
+  return t * t * (3 - 2 * t);
+};
+
+function shadeOf(take, index) {
+  const { arrays } = take;
+  const rest = arrays.template.values;
+  const count = rest.length / 3;
+  const normals = normalsOf(rest, index, new Float32Array(rest.length));
+  let [low, high] = [Infinity, -Infinity];
+  for (let v = 0; v < count; v++) {
+    low = Math.min(low, rest[3 * v + 1]);
+    high = Math.max(high, rest[3 * v + 1]);
+  }
+  const mouth = mouthPlace(arrays);
+  const shade = new Float32Array(4 * count);
+  for (let v = 0; v < count; v++) {
+    const [x, y, z] = rest.subarray(3 * v, 3 * v + 3);
+    const closed = arrays.open_rest.values[v] / 255;
+    shade[4 * v] = arrays.open.values[v] / 255;
+    shade[4 * v + 2] = 1;
+    shade[4 * v + 3] = step(low + 0.04 * (high - low), low + 0.2 * (high - low), y);
+    if (!mouth) continue;
+    const far = Math.hypot((x - mouth[0]) / 0.04, (y - mouth[1]) / 0.022);
+    const inside = far < 1 && z < mouth[2] - 0.002 && z > mouth[2] - 0.09;
+    shade[4 * v + 1] = inside ? 1 - step(0.0, 0.1, closed) : 0;
+    shade[4 * v + 2] = step(-0.2, 0.15, normals[3 * v + 2]) * step(mouth[2] - 0.08, mouth[2] - 0.06, z);
+  }
+  return shade;
+}
+
+function mouthPlace(arrays) {
+  if (!arrays.mark_places) return null;
+  const marks = arrays.mark_places.values;
+  return [0, 1, 2].map((c) => (marks[3 * 45 + c] + marks[3 * 49 + c]) / 2);
+}
+
+// From the centre of the nearer eyeball, in its radii.
+function eyeDirections(take) {
+  const rest = take.arrays.template.values;
+  const out = new Float32Array(rest.length);
+  const balls = take.arrays.eye_places.values;
+  for (let v = 0; v < rest.length; v += 3) {
+    let best = Infinity;
+    for (let b = 0; b < balls.length; b += 4) {
+      const d = [0, 1, 2].map((c) => (rest[v + c] - balls[b + c]) / balls[b + 3]);
+      const distance = Math.hypot(...d);
+      if (distance >= best) continue;
+      best = distance;
+      out.set(d, v);
+    }
+  }
+  return out;
+}
+
+// What the camera frames: the head down to the chin and a little neck.
+function frameOf(take) {
+  const rest = take.arrays.template.values;
+  const box = new THREE.Box3().setFromArray(rest);
+  const size = box.getSize(new THREE.Vector3());
+  const centre = box.getCenter(new THREE.Vector3());
+  centre.y -= 0.015 * size.y;
+  return { centre, width: 1.12 * size.x, height: 1.06 * size.y, depth: 0.3 * size.z };
+}
