@@ -97,6 +97,7 @@ def _normal_equations(clips, axes, chunk_frames):
     gram = cross = 0.0
     sum_x = sum_y = 0.0
     rows = 0
+    clips = [clip for clip in clips if len(clip[1]) >= chunk_frames]
     for group in _groups(clips, chunk_frames):
         x = np.concatenate([g[0] for g in group]).astype(np.float64)
         y = np.concatenate([g[1] for g in group]).astype(np.float64) @ axes
@@ -194,8 +195,8 @@ def predict(ridge, tokens, frames):
     """Motion [frames, F] of a clip's standardised base tokens [S, A], chunk by chunk.
 
     A frame depends on the tokens of its chunk and the four before, on nothing later.
-    The frames after the last whole chunk are read from the window that ends with the
-    clip's last token, not from one with tokens missing.
+    The frames after the last whole chunk are read from the window of the same size that
+    ends with the clip's last token: one with tokens missing was never trained on.
     """
     tokens = _check(tokens, frames)
     chunk_tokens = ridge.chunk_frames // mo.FRAMES_PER_TOKEN

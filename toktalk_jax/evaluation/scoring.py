@@ -158,45 +158,46 @@ def _undefined(mask, chunk_frames, controlled):
 
 
 def _barycentric(corners, weights):
-    return jnp.einsum("tlkc,lk->tlc", corners, weights, precision="highest")
+    return jnp.einsum("mtlkc,lk->mtlc", corners, weights, precision="highest")
 
 
 @functools.partial(jax.jit, static_argnames="head_joint")
 def _measure(head, surface, motions, mask, borders, head_joint):
     """metric -> number or sums; motions are prediction [k, T, 56], truth, control."""
-    blocks = [m.reshape(len(m), -1, PAD_FRAMES, mo.F).swapaxes(0, 1) for m in motions]
+    k = len(motions[0])
+    stacked = jnp.concatenate(motions)
+    blocks = stacked.reshape(len(stacked), -1, PAD_FRAMES, mo.F).swapaxes(0, 1)
 
     def read(block):  # a block at a time: all vertices of a long clip would not fit
-        faces = [model.vertices(head, m, None, head_joint, pose=False) for m in block]
-        error = metrics.vertex_errors(faces[0][0], faces[1][0]).mean(-1)
-        corners = [f[0][:, surface.corners] for f in faces[:2]]
-        points = [_barycentric(c, surface.weights) for c in corners]
-        lips = [f[:, :, surface.lips].swapaxes(0, 1) for f in faces]
-        return error, lips, [f[0][:, surface.upper] for f in faces[:2]], points
+        faces = model.vertices(head, block, None, head_joint, pose=False)
+        points = _barycentric(faces[:, :, surface.corners], surface.weights)
+        error = metrics.vertex_errors(faces[0], faces[k]).mean(-1)
+        lips, upper = faces[:, :, surface.lips], faces[:, :, surface.upper]
+        return lips, upper, points, error[None]
 
-    frames = lax.map(read, tuple(blocks))
-    error, lips, upper, points = jax.tree.map(
-        lambda x: x.reshape(-1, *x.shape[2:]), frames
+    # [blocks, motions, frames, ...] to [motions, T, ...]
+    lips, upper, points, error = jax.tree.map(
+        lambda x: x.swapaxes(0, 1).reshape(x.shape[1], -1, *x.shape[3:]),
+        lax.map(read, blocks),
     )
-    samples, true_lips, *whole = (x.swapaxes(0, 1) for x in lips)
-    ours, true_lips = samples[0], true_lips[0]
-    landmarks = [jnp.zeros((len(mask), 68, 3)).at[:, _POINTS].set(p) for p in points]
-    neutral = model.vertices(head, jnp.zeros(mo.F))[surface.upper]
+    landmarks = jnp.zeros((*points.shape[:2], 68, 3)).at[:, :, _POINTS].set(points)
+    neutral = head.v_template[surface.upper]
+    ours, true_lips = lips[0], lips[k]
     motion = metrics.acceleration_sums(ours, mask, borders)
-    gaps = [metrics.mouth_gap_mm(points) for points in landmarks]
+    gaps = [metrics.mouth_gap_mm(landmarks[i]) for i in (0, k)]
     scores = {
-        "mve_mm": 1e3 * metrics.masked_mean(error, mask),
+        "mve_mm": 1e3 * metrics.masked_mean(error[0], mask),
         "lve_mm": metrics.lve_mm(ours, true_lips, mask),
-        "fdd_1e5m": metrics.fdd_1e5m(*upper, neutral, mask),
-        "mod_mm": metrics.mod_mm(*landmarks, mask),
+        "fdd_1e5m": metrics.fdd_1e5m(upper[0], upper[k], neutral, mask),
+        "mod_mm": metrics.mod_mm(landmarks[0], landmarks[k], mask),
         "mouth_gap_r": metrics.correlation_sums(*gaps, mask),
-        "energy_score": metrics.energy_score(samples, true_lips, mask),
+        "energy_score": metrics.energy_score(lips[:k], true_lips, mask),
         "jitter": motion[0] / motion[1],
         "jitter_inside": motion[2] / motion[3],
         "boundary_excess": metrics.boundary_excess_sums(ours, true_lips, mask, borders),
         "std_ratio": metrics.std_ratio_sums(ours, true_lips, mask),
     }
-    if whole:
-        sums = metrics.boundary_excess_sums(ours, whole[0][0], mask, borders)
+    if len(motions) == 3:
+        sums = metrics.boundary_excess_sums(ours, lips[k + 1], mask, borders)
         scores["boundary_excess_whole"] = sums
     return scores
