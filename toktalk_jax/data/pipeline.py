@@ -282,6 +282,7 @@ def batches(
         clips,
         others,
         window_lengths=window_lengths,
+        style_frames=style_frames,
         style_reference=style_reference,
         blocks=block_sizes,
     )

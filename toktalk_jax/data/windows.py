@@ -141,7 +141,9 @@ def _padded(rows, count):
     return out
 
 
-def check_settings(clips, others, *, window_lengths, style_reference, blocks):
+def check_settings(
+    clips, others, *, window_lengths, style_frames, style_reference, blocks
+):
     """Refuse settings that no batch can be made of.
 
     Raises:
@@ -158,6 +160,12 @@ def check_settings(clips, others, *, window_lengths, style_reference, blocks):
     if odd or not len(window_lengths):
         raise ValueError(
             f"window lengths {tuple(window_lengths)} must be even numbers of frames"
+        )
+    shortest, longest = style_frames
+    if not MIN_TARGET <= shortest <= longest:
+        raise ValueError(
+            f"style_frames is {tuple(style_frames)}; expected the shortest (at least "
+            f"{MIN_TARGET}), then the longest reference in frames"
         )
     if not len(blocks) or any(b is not None and (b < 2 or b % 2) for b in blocks):
         raise ValueError(f"block sizes {tuple(blocks)} must be even, or None")
