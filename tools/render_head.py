@@ -126,13 +126,14 @@ def _shadow(head, vertices):
 def _paint_brows(head, rest, colour):
     """Darkens skin pixels whose rest position [n, 3] lies on the brow landmarks."""
     points = np.asarray(regions.landmarks_68(head, head.v_template), np.float64)
+    gap = np.full(len(rest), np.inf)
     for line in (points[17:22], points[22:27]):
         for a, b in itertools.pairwise(line):
             along = np.clip((rest - a) @ (b - a) / ((b - a) @ (b - a)), 0, 1)
-            gap = np.linalg.norm(rest - a - along[:, None] * (b - a), axis=1)
-            share = np.clip((0.0042 - gap) / 0.002, 0, 0.8)[:, None]
-            colour += share * (np.minimum(colour, BROWS) - colour)
-    return colour
+            nearest = a + along[:, None] * (b - a)
+            gap = np.minimum(gap, np.linalg.norm(rest - nearest, axis=1))
+    share = np.clip((0.004 - gap) / 0.003, 0, 0.85)[:, None]
+    return colour + share * (np.minimum(colour, BROWS) - colour)
 
 
 def _iris(head, rest, colour):
@@ -146,6 +147,36 @@ def _iris(head, rest, colour):
     return colour
 
 
+def project(head, vertices, size, yaw=0.0, pitch=0.0, zoom=1.0):
+    """Pixel coordinates [V, 2] and camera-space vertices [V, 3] of a head.
+
+    The camera is set by the rest head, so motion does not move it.
+    """
+    rest = np.asarray(head.v_template, np.float64)
+    low, high = rest.min(0), rest.max(0)
+    middle = (low + high) / 2
+    if zoom > 1 and "lips" in head.regions:
+        middle = rest[head.regions["lips"]].mean(0)
+    seen = _view(np.asarray(vertices, np.float64), middle, -yaw, pitch)
+    scale = size * 0.92 * zoom / (high - low)[1]
+    perspective = DISTANCE / (DISTANCE - seen[:, 2:])
+    return seen[:, :2] * [1, -1] * perspective * scale + size / 2, seen
+
+
+def _lit(colour, normal, gloss):
+    """Colours [n, 3] under the lights: diffuse, and a highlight of strength `gloss`."""
+    normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
+    normal *= np.where(normal[:, 2:] < 0, -1, 1)  # inner sides are lit too
+    light, shine = np.full(len(colour), AMBIENT), np.zeros(len(colour))
+    for direction, strength in LIGHTS:
+        direction = np.array(direction) / np.linalg.norm(direction)
+        half = direction + [0, 0, 1]
+        half /= np.linalg.norm(half)
+        light += strength * np.maximum(normal @ direction, 0)
+        shine += strength * np.maximum(normal @ half, 0) ** 60
+    return colour * light[:, None] + (gloss * shine)[:, None]
+
+
 def render(head, vertices, size=512, yaw=0.0, pitch=0.0, zoom=1.0):
     """One picture of a head.
 
@@ -154,7 +185,7 @@ def render(head, vertices, size=512, yaw=0.0, pitch=0.0, zoom=1.0):
       vertices: [V, 3] metres.
       size: pixels of each side.
       yaw, pitch: the camera's view of the head, radians; positive yaw shows its left.
-      zoom: 1 fits the rest head; the middle moves to the mouth as it grows.
+      zoom: 1 fits the rest head; above 1 the mouth is the middle.
 
     Returns:
       [size, size, 3] uint8.
@@ -163,43 +194,25 @@ def render(head, vertices, size=512, yaw=0.0, pitch=0.0, zoom=1.0):
     faces = np.asarray(head.faces)
     # Lash cards are only lashes under a texture; without one they are thick bars.
     faces = faces[~np.isin(faces[:, 0], head.groups.get("lashes", []))]
-    rest = np.asarray(head.v_template, np.float64)
-    low, high = rest.min(0), rest.max(0)
-    middle = (low + high) / 2
-    if zoom > 1 and "lips" in head.regions:
-        middle = rest[head.regions["lips"]].mean(0)
-    seen = _view(np.asarray(vertices, np.float64), middle, -yaw, pitch)
-    scale = fine * 0.92 * zoom / (high - low)[1]
-    perspective = DISTANCE / (DISTANCE - seen[:, 2])
-    screen = np.stack([seen[:, 0], -seen[:, 1]], 1) * perspective[:, None] * scale
-    face, weights = rasterise(screen + fine / 2, seen[:, 2], faces, fine)
+    screen, seen = project(head, vertices, fine, yaw, pitch, zoom)
+    face, weights = rasterise(screen, seen[:, 2], faces, fine)
     hit = face >= 0
     corners, weights = faces[face[hit]], weights[hit]
 
     def interpolate(values):
         return np.einsum("pkc,pk->pc", values[corners], weights)
 
+    rest = interpolate(np.asarray(head.v_template, np.float64))
     colour = interpolate(vertex_colours(head) * _shadow(head, seen)[:, None])
     if head.landmark_faces is not None:
         skin = np.isin(corners[:, 0], head.groups.get("skin", []))
-        colour[skin] = _paint_brows(head, interpolate(rest)[skin], colour[skin])
+        colour[skin] = _paint_brows(head, rest[skin], colour[skin])
     eyes = np.isin(corners[:, 0], head.groups.get("eyes", []))
     if eyes.any():
-        colour[eyes] = _iris(head, interpolate(rest)[eyes], colour[eyes])
+        colour[eyes] = _iris(head, rest[eyes], colour[eyes])
     normal = interpolate(vertex_normals(seen, faces))
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
-    normal *= np.where(normal[:, 2:] < 0, -1, 1)  # inner sides are lit too
-    light = np.full(len(colour), AMBIENT)
-    shine = np.zeros(len(colour))
-    for direction, strength in LIGHTS:
-        direction = np.array(direction) / np.linalg.norm(direction)
-        light += strength * np.maximum(normal @ direction, 0)
-        half = direction + [0, 0, 1]
-        half /= np.linalg.norm(half)
-        shine += strength * np.maximum(normal @ half, 0) ** 60
-    gloss = np.where(eyes, 0.45, 0.06)[:, None]
     picture = np.tile(np.array(BACKGROUND), (fine, fine, 1))
-    picture[hit] = colour * light[:, None] + gloss * shine[:, None]
+    picture[hit] = _lit(colour, normal, np.where(eyes, 0.45, 0.06))
     picture = picture.reshape(size, 2, size, 2, 3).mean((1, 3))
     return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
 

@@ -5,28 +5,41 @@ are let in. Chumpy, SciPy and PyTorch objects become inert records, whose number
 then read by hand, so that none of these packages is needed (chumpy no longer installs).
 """
 
+import codecs
 import collections
+import copyreg
 import pickle
+import types
 
 import numpy as np
 
-_NUMPY_NAMES = ("ndarray", "dtype", "_reconstruct", "scalar", "_frombuffer")
-_PLAIN = {
-    ("_codecs", "encode"),
-    ("copyreg", "_reconstructor"),
-    ("builtins", "object"),
-    ("builtins", "set"),
-    ("builtins", "slice"),
-    ("builtins", "bytearray"),
-    ("collections", "OrderedDict"),
+# NumPy's builders, taken from its own pickles: their modules move between versions.
+_NUMPY = {
+    "ndarray": np.ndarray,
+    "dtype": np.dtype,
+    "_reconstruct": np.zeros(1).__reduce__()[0],
+    "scalar": np.float64(0).__reduce__()[0],
+    "_frombuffer": np.zeros(1).__reduce_ex__(5)[0],
 }
+_PLAIN = {
+    ("_codecs", "encode"): codecs.encode,
+    ("copyreg", "_reconstructor"): copyreg._reconstructor,
+    ("builtins", "object"): object,
+    ("builtins", "set"): set,
+    ("builtins", "slice"): slice,
+    ("builtins", "bytearray"): bytearray,
+    ("collections", "OrderedDict"): collections.OrderedDict,
+}
+_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 class Record:
     """An object of a foreign class: its fields, and nothing of its code."""
 
+    fields = types.MappingProxyType({})
+
     def __init__(self, *arguments):
-        self.fields = {}
+        """Takes whatever the foreign class took."""
 
     def __setstate__(self, state):
         slots = state[1] if isinstance(state, tuple) and len(state) == 2 else {}
@@ -37,10 +50,11 @@ class Record:
 class _Restricted(pickle.Unpickler):
     def find_class(self, module, name):
         top = module.split(".")[0]
-        if top == "numpy" and name in _NUMPY_NAMES:
-            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-        if (module, name) in _PLAIN:
-            return super().find_class(module, name)
+        place = (_PYTHON_2.get(module, module), name)
+        if place in _PLAIN:
+            return _PLAIN[place]
+        if top == "numpy" and name in _NUMPY:
+            return _NUMPY[name]
         if top in ("chumpy", "scipy", "torch"):
             return type(name, (Record,), {"package": top})
         raise pickle.UnpicklingError(
