@@ -350,11 +350,12 @@ def test_directories_join(directory, tmp_path):
 @pytest.mark.long
 def test_process_ends_with_batches_in_flight():
     """The prefetch thread runs Python; it must not hold up the interpreter's end."""
+    # Batches so large that the thread is always in the middle of one.
     code = (
         "from tests import test_pipeline as t; "
-        "b = t.pipeline.batches(t.CLIPS, seed=0, batch_size=64, window_lengths=(100,));"
-        " c = t.pipeline.batches(t.CLIPS, seed=1, batch_size=64, window_lengths=(20,));"
-        " next(b); next(c); print('done')"
+        "make = lambda n: t.pipeline.batches("
+        "t.CLIPS, seed=0, batch_size=n, window_lengths=(100,)); "
+        "b, c = make(3000), make(2000); next(b); next(c); print('done')"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=120

@@ -112,6 +112,13 @@ def test_mel_rvq_stream_equals_offline_bitwise(tokenizer):
     check_stream(tokenizer, wave[: 2 * TOKEN + 77], 40)
 
 
+def test_stream_hears_what_the_whole_sound_holds(tokenizer):
+    wave = babble(2.0, 5)
+    z = tokenizer._standardise(mel_rvq.log_mels(wave))
+    expected = np.stack([tokenizer._quantise(row) for row in z])
+    np.testing.assert_array_equal(tokenizer.encode(wave), expected)
+
+
 def test_mel_rvq_is_causal(tokenizer):
     check_causal(tokenizer, babble(2.0, 6))
 
