@@ -20,7 +20,8 @@ import numpy as np
 from scipy.interpolate import RBFInterpolator
 
 from toktalk_jax import motion as mo
-from toktalk_jax.flame import assets, model, regions
+from toktalk_jax.flame import assets, fit, model, regions
+from toktalk_jax.flame.fit import INNER_LOWER, INNER_UPPER, similarity
 
 OUT = pathlib.Path(__file__).resolve().parent.parent / (
     "toktalk_jax/flame/data/landmark_map.npz"
@@ -30,8 +31,8 @@ METADATA = "geometry_pipeline_metadata_landmarks.binarypb"
 # Rings of MediaPipe's face mesh, from the subject's right corner to the left one.
 OUTER_UPPER = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291)
 OUTER_LOWER = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291)
-INNER_UPPER = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)
-INNER_LOWER = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308)
+
+
 # Two rows lie between them on each lip, at these shares of the way inwards.
 MIDDLE_UPPER = (
     (76, 184, 74, 73, 72, 11, 302, 303, 304, 408, 306),
@@ -229,17 +230,6 @@ def _closest_weights(p, a, b, c):
     return weights
 
 
-def similarity(source, target):
-    """Scale, rotation [3, 3] and shift [3] that lay source [n, 3] on target (Umeyama)."""
-    mean_s, mean_t = source.mean(0), target.mean(0)
-    s, t = source - mean_s, target - mean_t
-    u, d, vt = np.linalg.svd(t.T @ s)
-    sign = np.array([1, 1, np.sign(np.linalg.det(u @ vt))])
-    rotation = (u * sign) @ vt
-    scale = (d * sign).sum() / (s**2).sum()
-    return scale, rotation, mean_t - scale * rotation @ mean_s
-
-
 def find_rims(head, vertices, faces, materials):
     """Dense rims by canonical ring: {landmark ring: [(face, weights, point)]}."""
     opened = np.zeros(mo.F, np.float32)
@@ -335,7 +325,7 @@ def warp(canonical, anchors, vertices, skin, rounds=3):
     """
     ids = list(anchors)
     target = np.array([anchors[i] for i in ids])
-    scale, rotation, shift = similarity(canonical[ids], target)
+    scale, rotation, shift = similarity(canonical[ids], target, np.ones(len(ids)))
     rigid = scale * canonical @ rotation.T + shift
     laid = rigid + RBFInterpolator(rigid[ids], target - rigid[ids])(rigid)
     others = np.setdiff1d(np.arange(len(canonical)), ids)
@@ -401,7 +391,7 @@ def main():
     canonical, _ = read_canonical(args.task)
     faces, weights = build(head, canonical)
     np.savez_compressed(
-        args.out, faces=faces, weights=weights, triangles=len(head.faces)
+        args.out, faces=faces, weights=weights, triangles=fit.topology(head)
     )
     print(f"{len(faces)} landmarks on {head.name} -> {args.out}")
 

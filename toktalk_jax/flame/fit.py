@@ -27,6 +27,7 @@ FITTED = 53  # expression and jaw; the neck comes from the tracker's pose
 DEPTH_WEIGHT = 0.3  # a single camera sees depth badly
 # Radians: opening, turn to the side, roll.
 GAP_WEIGHT = 1.0  # how far the lips part, against where they are
+STILL_REACH = 0.055  # metres from the middle: the tracker guesses the face's sides
 JAW_RIDGE = 10.0  # a radian of jaw against a whole shape
 JAW_LOW, JAW_HIGH = (-0.05, -0.12, -0.05), (0.6, 0.12, 0.05)
 
@@ -41,6 +42,7 @@ _LIDS += (263, 466, 388, 387, 386, 385, 384, 398, 362)
 _LIDS += (249, 390, 373, 374, 380, 381, 382)
 _BROWS = (70, 63, 105, 66, 107, 46, 53, 52, 65, 55)
 _BROWS += (300, 293, 334, 296, 336, 276, 283, 282, 295, 285)
+_NOSE_BASE = 2
 _IRISES = tuple(range(468, 478))
 
 
@@ -56,7 +58,7 @@ class Fit(NamedTuple):
 
     Attributes:
       motion: [T, 56] float32, as fitted, unfiltered.
-      target: [T, 478, 3] the tracked points carried to the head.
+      target: [T, 478, 3] the tracked points carried to the head, leftover pose taken out.
       fitted: [T, 478, 3] the head's own points under `motion`, neck still.
     """
 
@@ -74,6 +76,12 @@ class Fit(NamedTuple):
         if dynamic:
             error = error - error.mean(0, keepdims=True)
         return float(1e3 * np.linalg.norm(error, axis=-1).mean())
+
+
+def topology(head):
+    """12 hex digits of a head's triangles, which a landmark map is bound to."""
+    faces = np.ascontiguousarray(head.faces, np.int32)
+    return hashlib.sha256(faces.tobytes()).hexdigest()[:12]
 
 
 def load_map(head, path=None):
@@ -94,10 +102,10 @@ def load_map(head, path=None):
         faces, weights, made_for = (
             stored[k] for k in ("faces", "weights", "triangles")
         )
-    if len(head.faces) != int(made_for):
+    if str(made_for) != topology(head):
         raise ValueError(
-            f"{path} was made for a head of {int(made_for)} triangles; {head.name!r} has "
-            f"{len(head.faces)}: make its own with tools/build_landmark_map.py --head"
+            f"{path} was made for the triangles {made_for}; those of head {head.name!r} "
+            f"are {topology(head)}: make its own map with tools/build_landmark_map.py"
         )
     return LandmarkMap(faces, weights)
 
@@ -181,6 +189,34 @@ def carry(landmarks, neutral, rest, scale=None):
     return rest + scale * np.einsum("tlc,dc->tld", landmarks - neutral, rotation)
 
 
+def leftover_pose(error, rest):
+    """Rigid motion and scale that the tracker's pose left in, as displacements.
+
+    A similarity per frame is fitted to what the expressions could not explain between
+    nose base and forehead, so that it can take nothing from the lips. Depth counts in
+    full here: only with it is a nod told from a stretch.
+
+    Args:
+      error: [T, 478, 3] tracked minus fitted points.
+      rest: [478, 3] the head's points at rest.
+
+    Returns:
+      [T, 478, 3] displacements of all landmarks.
+    """
+    still = (rest[:, 1] > rest[_NOSE_BASE, 1]) & (np.abs(rest[:, 0]) < STILL_REACH)
+    still[[*_LIDS, *_IRISES]] = False
+    arm = rest - rest[still].mean(0)
+    turns = [np.cross(axis, arm) for axis in np.eye(3)]
+    shifts = [np.broadcast_to(axis, arm.shape) * STILL_REACH for axis in np.eye(3)]
+    basis = np.stack([*turns, *shifts, arm], -1)  # [478, 3, 7], all of one size
+    found, *_ = np.linalg.lstsq(
+        basis[still].reshape(-1, 7),
+        error[:, still].reshape(len(error), -1).T,
+        rcond=None,
+    )
+    return np.einsum("lcq,qt->tlc", basis, found).astype(np.float32)
+
+
 def fit_landmarks(
     head,
     landmarks,
@@ -188,10 +224,10 @@ def fit_landmarks(
     landmark_map=None,
     neck=None,
     scale=None,
-    ridge=0.3,
+    ridge=0.5,
     steady=0.5,
     expression_bounds=(0.0, 1.0),
-    iterations=5,
+    iterations=(3, 4),
 ):
     """Expression and jaw whose landmarks move as the tracked ones.
 
@@ -221,19 +257,26 @@ def fit_landmarks(
     small, small_map = _reduced(head, landmark_map)
     rest = np.asarray(surface_points(small, small_map, small.v_template))
     target = carry(landmarks, neutral, rest, scale).astype(np.float32)
-    bounds = _bounds(small, expression_bounds)
     padded = -(-len(target) // 25) * 25  # few lengths, few compilations
     filled = np.pad(target, ((0, padded - len(target)), (0, 0), (0, 0)), mode="edge")
-    solved, fitted = _solve(
-        small,
-        jnp.asarray(small_map.weights),
-        jnp.asarray(filled),
-        jnp.asarray(default_weights()),
-        *bounds,
-        ridge,
-        steady,
-        iterations,
-    )
+    low, high = _bounds(small, expression_bounds)
+    solved = jnp.broadcast_to(jnp.clip(0.0, low, high)[None], (padded, FITTED))
+    for rounds in iterations:
+        solved, fitted = _solve(
+            small,
+            jnp.asarray(small_map.weights),
+            jnp.asarray(filled),
+            solved,
+            jnp.asarray(default_weights()),
+            low,
+            high,
+            ridge,
+            steady,
+            rounds,
+        )
+        if rounds is not iterations[-1]:
+            filled = filled - leftover_pose(filled - np.asarray(fitted), rest)
+    target = filled[: len(target)]
     motion = np.zeros((len(target), mo.F), np.float32)
     motion[:, :FITTED] = np.asarray(solved)[: len(target)]
     if neck is not None:
@@ -277,38 +320,29 @@ def _bounds(small, expression_bounds):
 
 
 @functools.partial(jax.jit, static_argnames="iterations")
-def _solve(small, bary, target, weights, low, high, ridge, steady, iterations):
+def _solve(small, bary, target, start, weights, low, high, ridge, steady, iterations):
     """Gauss-Newton over all frames; a frame's neighbours enter by their last values."""
-    basis = _blend(small, bary, small.expression_dirs)
-    jaw_share = _blend(small, bary, small.weights)[:, model.JAW, None, None]
-    unmoved = 1.0 - jaw_share
-    scale = 1e3 * jnp.sqrt(weights)[:, None] * jnp.array([[1.0, 1.0, DEPTH_WEIGHT]])
     prior = jnp.where(high > low, ridge, 1.0).at[50:].set(JAW_RIDGE * ridge)
+    axes = 1e3 * jnp.array([1.0, 1.0, DEPTH_WEIGHT])[:, None]
+    # A shape's points turn with the jaw by its skinning share (exact but for the spread
+    # of the weights over one triangle): rows of the part that turns, and of the rest.
+    basis = _blend(small, bary, small.expression_dirs)
+    share = _blend(small, bary, small.weights)[:, model.JAW, None, None]
+    turning, still = _rows(share * basis, weights), _rows((1 - share) * basis, weights)
 
     def points(x):
         motion = jnp.concatenate([x, jnp.zeros(3)])
         return _blend(small, bary, model.vertices(small, motion, pose=False))
 
-    def rows(moved):
-        """Weighted millimetres [n, ...] of points, and of the inner lips' distances."""
-        spread = (..., *(None,) * (moved.ndim - 2))
-        upper, lower = (moved[jnp.array(k[1:-1])] for k in (INNER_UPPER, INNER_LOWER))
-        gap = GAP_WEIGHT * (upper - lower) * scale[jnp.array(INNER_UPPER[1:-1])][spread]
-        both = [
-            part.reshape(-1, *moved.shape[2:]) for part in (moved * scale[spread], gap)
-        ]
-        return jnp.concatenate(both)
-
     def frame(x, goal, neighbours):
-        # A shape's points turn with the jaw by its skinning share: exact but for the
-        # spread of the weights over one triangle.
-        turn = model.rodrigues(x[50:])[None]
-        turned = jnp.matmul(unmoved * jnp.eye(3)[None] + jaw_share * turn, basis)
+        turn = model.rodrigues(x[50:])
+        shapes = still + (turn @ turning.reshape(3, -1)).reshape(still.shape)
         by_jaw = jax.jacfwd(lambda jaw: points(jnp.concatenate([x[:50], jaw])))(x[50:])
-        jacobian = rows(jnp.concatenate([turned, by_jaw], axis=-1))
-        r = rows(points(x) - goal)
+        jacobian = jnp.concatenate([shapes, _rows(by_jaw, weights)], axis=-1)
+        jacobian = (axes[..., None] * jacobian).reshape(-1, FITTED)
+        error = (axes * _rows(points(x) - goal, weights)).ravel()
         hessian = jacobian.T @ jacobian + jnp.diag(prior * (1 + steady))
-        gradient = jacobian.T @ r + prior * x + steady * prior * (x - neighbours)
+        gradient = jacobian.T @ error + prior * x + steady * prior * (x - neighbours)
         return _box_newton(x, hessian, gradient, low, high)
 
     def sweep(x, _):
@@ -316,9 +350,19 @@ def _solve(small, bary, target, weights, low, high, ridge, steady, iterations):
         behind = jnp.concatenate([x[:1], x[:-1]])
         return jax.vmap(frame)(x, target, (ahead + behind) / 2), None
 
-    start = jnp.broadcast_to(jnp.clip(0.0, low, high)[None], (len(target), FITTED))
     x, _ = jax.lax.scan(sweep, start, length=iterations)
     return x, jax.vmap(points)(x)
+
+
+def _rows(moved, weights):
+    """Rows of the least squares [3, 478 + 9, ...] of displacements [478, 3, ...].
+
+    Each landmark by the root of its weight, then how far the inner lips part.
+    """
+    upper, lower = (jnp.array(ring[1:-1]) for ring in (INNER_UPPER, INNER_LOWER))
+    root = jnp.sqrt(weights).reshape(-1, *(1,) * (moved.ndim - 1))
+    apart = GAP_WEIGHT * (moved[upper] - moved[lower]) * root[upper]
+    return jnp.moveaxis(jnp.concatenate([root * moved, apart]), 1, 0)
 
 
 def _blend(small, bary, values):
