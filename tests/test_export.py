@@ -13,7 +13,6 @@ import pytest
 from tests import tiny_corpus
 from toktalk_jax import motion as mo
 from toktalk_jax.data import augment, builder, schema, spool
-from tools import export_tokens
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -273,56 +272,3 @@ def test_kill_and_resume(exported, tmp_path, stage, count):
     assert not (out / "metadata.json").exists()
     tiny_corpus.export(out)
     assert tiny_corpus.contents(out) == tiny_corpus.contents(exported[0])
-
-
-def run_tool(*args):
-    with pytest.raises(SystemExit) as stop:
-        export_tokens.main([str(a) for a in args])
-    return str(stop.value)
-
-
-def test_command_line_errors(tmp_path, monkeypatch):
-    out = ("--out", tmp_path / "x")
-    common = ("--tokenizer", "mel_rvq", *out)
-    assert "expected one of ['grid', 'performer']" in run_tool("--corpus", "g", *common)
-    assert "needs --source" in run_tool("--corpus", "grid", *common)
-    lyra = ("--corpus", "performer", "--tokenizer", "lyra", *out)
-    assert "--weights FOLDER" in run_tool(*lyra)
-    assert "soundstream_encoder" in run_tool(*lyra, "--weights", tmp_path)
-    monkeypatch.setattr(export_tokens, "SHIPPED_STATE", tmp_path / "none.npz")
-    message = run_tool("--corpus", "performer", *common)
-    assert "none.npz" in message and "--fit_tokenizer" in message
-    assert not (tmp_path / "x").exists()
-
-
-def test_command_line_exports_the_performer(tmp_path, monkeypatch):
-    pytest.importorskip("hibari")
-    tiny_corpus.tokenizer().save(tmp_path / "state.npz")
-    args = ["--corpus", "performer", "--seconds", "12", "--tokenizer", "mel_rvq"]
-    args += ["--tokenizer_state", str(tmp_path / "state.npz")]
-    args += ["--out", str(tmp_path / "out")]
-    export_tokens.main(args)
-    metadata = json.loads((tmp_path / "out/metadata.json").read_text())
-    assert metadata["corpus"] == "performer" and metadata["face_model"] == "stand_in"
-    assert metadata["clips"]["train"] >= 1 and sum(metadata["seconds"].values()) >= 12
-    state = (tmp_path / "out/tokenizer_state.npz").read_bytes()
-    assert state == (tmp_path / "state.npz").read_bytes()
-    assert "tokens (" in run_tool(
-        *args[:6], "--fit_tokenizer", "--out", tmp_path / "fit"
-    )
-    tiny_corpus.tokenizer(1).save(tmp_path / "other.npz")
-    args[args.index(str(tmp_path / "state.npz"))] = str(tmp_path / "other.npz")
-    assert "another tokenizer state" in run_tool(*args)
-
-
-def test_dead_floor_is_a_hundredth_of_a_millimetre():
-    from toktalk_jax.flame import assets, model
-
-    head = assets.load_head()
-    floor = export_tokens.dead_below(head)
-    assert floor.shape == (mo.F,) and (floor[48:50] > 1).all()
-    for k in (mo.ARKIT_EXPRESSION.index("mouthPucker"), 50, 54):
-        moved = model.vertices(head, np.eye(mo.F, dtype=np.float32)[k] * floor[k])
-        rest = model.vertices(head, np.zeros(mo.F, np.float32))
-        furthest = np.linalg.norm(np.asarray(moved - rest), axis=-1).max()
-        assert furthest == pytest.approx(1e-5, rel=0.1)

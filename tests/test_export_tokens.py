@@ -1,0 +1,131 @@
+"""The export command: every corpus and tokenizer by name, and what it refuses."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests import tiny_corpus
+from toktalk_jax import motion as mo
+from toktalk_jax.data import pipeline
+from tools import export_tokens
+
+
+def run_tool(*args):
+    with pytest.raises(SystemExit) as stop:
+        export_tokens.main([str(a) for a in args])
+    return str(stop.value)
+
+
+def test_command_line_errors(tmp_path, monkeypatch):
+    out = ("--out", tmp_path / "x")
+    common = ("--tokenizer", "mel_rvq", *out)
+    assert "expected one of ['grid', 'performer']" in run_tool("--corpus", "g", *common)
+    assert "needs --source" in run_tool("--corpus", "grid", *common)
+    lyra = ("--corpus", "performer", "--tokenizer", "lyra", *out)
+    assert "--weights FOLDER" in run_tool(*lyra)
+    assert "soundstream_encoder" in run_tool(*lyra, "--weights", tmp_path)
+    monkeypatch.setattr(export_tokens, "SHIPPED_STATE", tmp_path / "none.npz")
+    message = run_tool("--corpus", "performer", *common)
+    assert "none.npz" in message and "--fit_tokenizer" in message
+    assert not (tmp_path / "x").exists()
+
+
+def test_command_line_exports_the_performer(tmp_path, monkeypatch):
+    pytest.importorskip("hibari")
+    tiny_corpus.tokenizer().save(tmp_path / "state.npz")
+    args = ["--corpus", "performer", "--seconds", "12", "--tokenizer", "mel_rvq"]
+    args += ["--tokenizer_state", str(tmp_path / "state.npz")]
+    args += ["--out", str(tmp_path / "out")]
+    export_tokens.main(args)
+    metadata = json.loads((tmp_path / "out/metadata.json").read_text())
+    assert metadata["corpus"] == "performer" and metadata["face_model"] == "stand_in"
+    assert metadata["clips"]["train"] >= 1 and sum(metadata["seconds"].values()) >= 12
+    state = (tmp_path / "out/tokenizer_state.npz").read_bytes()
+    assert state == (tmp_path / "state.npz").read_bytes()
+    assert "tokens (" in run_tool(
+        *args[:6], "--fit_tokenizer", "--out", tmp_path / "fit"
+    )
+    tiny_corpus.tokenizer(1).save(tmp_path / "other.npz")
+    args[args.index(str(tmp_path / "state.npz"))] = str(tmp_path / "other.npz")
+    assert "another tokenizer state" in run_tool(*args)
+
+
+def grid_folder(shared, out, count):
+    """The first clips of GRID's talker as a folder of their own."""
+    source = shared / "grid_s1"
+    with np.load(source / "tracks.npz") as raw:
+        tracks = {**raw}
+    frames, samples = tracks["frame_offset"][count], tracks["audio_offset"][count]
+    for key in ("blendshapes", "pose", "lm_coef", "detected"):
+        tracks[key] = tracks[key][:frames]
+    for key in ("frame_offset", "audio_offset"):
+        tracks[key] = tracks[key][: count + 1]
+    tracks["clip_ids"] = tracks["clip_ids"][:count]
+    out.mkdir(parents=True)
+    np.savez(out / "tracks.npz", **tracks)
+    audio, rate = soundfile.read(source / "audio_16k.flac", stop=int(samples))
+    soundfile.write(out / "audio_16k.flac", audio, rate)
+    shutil.copy(source / "word_alignments.json", out)
+
+
+@pytest.mark.long
+def test_command_line_exports_grid_tracked_and_performed(shared, tmp_path):
+    pytest.importorskip("hibari")
+    grid_folder(shared, tmp_path / "s1", 8)
+    tiny_corpus.tokenizer().save(tmp_path / "state.npz")
+    args = ["--corpus", "grid", "--source", str(tmp_path / "s1"), "--tokenizer"]
+    args += ["mel_rvq", "--tokenizer_state", str(tmp_path / "state.npz"), "--out"]
+    export_tokens.main([*args, str(tmp_path / "grid"), "--augment", "1"])
+    performed = [*args, str(tmp_path / "performed"), "--perform_styles", "16"]
+    export_tokens.main(performed)
+    both = pipeline.load([tmp_path / "grid", tmp_path / "performed"], "train")
+    assert both.metadata["corpus"] == "grid+grid" and len(both.clips) >= 12
+    of_corpus = {corpus: [] for corpus in ("grid", "grid_performer")}
+    for clip in both.clips:
+        of_corpus[clip.corpus].append(clip)
+    tracked = {c.clip_id: c for c in of_corpus["grid"]}
+    for clip in of_corpus["grid_performer"]:
+        same = tracked[clip.clip_id]
+        np.testing.assert_array_equal(clip.tokens, same.tokens)
+        assert clip.speaker_id.startswith("style-") and same.speaker_id == "s1"
+    assert "perform_styles 16, now 8" in run_tool(*performed[:-1], "8")
+
+
+def test_performed_styles_keep_their_split(tmp_path):
+    pytest.importorskip("hibari")
+    from toktalk_jax.data.corpora import performer
+
+    words = ((0.0, 0.2, "sil"), (0.2, 0.5, "bin"), (0.5, 0.8, "blue"))
+    clips = [
+        dataclasses.replace(tiny_corpus.clip(k, 30), phonemes=words) for k in range(10)
+    ]
+    clips.append(dataclasses.replace(clips[0], clip_id="bad", phonemes=words[::-1]))
+    skipped = []
+    skip = lambda clip_id, reason: skipped.append((clip_id, reason))  # noqa: E731
+    found = list(export_tokens._performed(clips, 16, 0, skip))
+    assert [c.clip_id for c in found] == [f"clip{k:03d}" for k in range(10)]
+    assert skipped[0][0] == "bad" and "order" in skipped[0][1]
+    for clip in found:
+        style = int(clip.speaker_id.removeprefix("style-"))
+        assert performer.SPLITS[style % len(performer.SPLITS)] == clip.split
+        assert clip.motion.shape == (30, mo.F) and clip.motion.std() > 0
+    assert len({clip.speaker_id for clip in found}) > 4
+    with pytest.raises(ValueError, match="at least 8"):
+        next(export_tokens._performed(clips, 3, 0, skip))
+
+
+def test_dead_floor_is_a_hundredth_of_a_millimetre():
+    from toktalk_jax.flame import assets, model
+
+    head = assets.load_head()
+    floor = export_tokens.dead_below(head)
+    assert floor.shape == (mo.F,) and (floor[48:50] > 1).all()
+    for k in (mo.ARKIT_EXPRESSION.index("mouthPucker"), 50, 54):
+        moved = model.vertices(head, np.eye(mo.F, dtype=np.float32)[k] * floor[k])
+        rest = model.vertices(head, np.zeros(mo.F, np.float32))
+        furthest = np.linalg.norm(np.asarray(moved - rest), axis=-1).max()
+        assert furthest == pytest.approx(1e-5, rel=0.1)
