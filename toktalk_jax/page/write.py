@@ -1,7 +1,7 @@
 """Write and read `watch.html`, a self-contained page that shows motion on a head.
 
-The page needs no network and no server: script, style, head, motion and sound are inside
-it, and its content security policy refuses everything else.
+It needs no network and no server: script, style, head, motion and sound are in it, and
+its content security policy refuses everything else.
 """
 
 import base64
@@ -15,6 +15,7 @@ import pathlib
 import re
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 
 from toktalk_jax import motion as mo
@@ -69,6 +70,7 @@ def write_page(
     tracks = _checked_tracks(tracks)
     audio = _checked_audio(audio, sample_rate)
     info = _plain(dict(info or {}))
+    chunk_frames = _chunk_frames(info)
     if head_joint not in model.HEAD_JOINTS:
         raise ValueError(f"head_joint is {head_joint!r}; expected 'neck' or 'root'")
     arrays = _head_arrays(head, shape)
@@ -82,7 +84,7 @@ def write_page(
         "head_name": head.name,
         "head_joint": head_joint,
         "groups": GROUPS,
-        "chunk_frames": _chunk_frames(info),
+        "chunk_frames": chunk_frames,
         "info": info,
         "block": pack.pack(arrays, STEPS),
     }
@@ -162,16 +164,18 @@ def _chunk_frames(info):
 
 def _head_arrays(head, shape):
     """All that the page's own skinning, shading and painting read."""
-    still = np.zeros(mo.EXPRESSION.stop, np.float32)
     identity = None if shape is None else np.asarray(shape, np.float32)
-    rest = np.asarray(model.shaped(head, still, identity), np.float32)
+    rest = np.asarray(head.v_template, np.float32)
+    if identity is not None:
+        known = min(len(identity), head.shape_dirs.shape[-1])
+        rest = rest + np.asarray(head.shape_dirs)[..., :known] @ identity[:known]
     faces = np.asarray(head.faces, np.int64)
     expression = np.moveaxis(np.asarray(head.expression_dirs, np.float32), 2, 0)
     regressor = np.asarray(head.joint_regressor, np.float64)
     groups = _vertex_groups(head)
     opened = np.zeros(mo.F, np.float32)
     opened[mo.JAW.start] = _OPEN_JAW
-    opened = np.asarray(model.vertices(head, opened, identity))
+    opened = np.asarray(jax.jit(model.vertices)(head, opened, identity))
     closed = shade.openness(rest, faces)
     return {
         "template": rest,

@@ -8,7 +8,9 @@ mkdirSync(out, { recursive: true });
 
 // tests/test_page.py computes the same digest: a stale bundle fails there.
 const digest = createHash("sha256");
-const sources = readdirSync("src").sort().map((name) => `src/${name}`);
+const sources = readdirSync("src")
+  .sort()
+  .map((name) => `src/${name}`);
 for (const path of [...sources, "package-lock.json"]) digest.update(readFileSync(path));
 
 const licence = readFileSync("node_modules/three/LICENSE", "utf8").trim();

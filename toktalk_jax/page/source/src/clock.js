@@ -75,6 +75,7 @@ export function createClock(audio, duration, report) {
     heard = false;
     attempt++;
     audio.pause();
+    report("");
   }
 
   function seek(t) {
@@ -105,8 +106,17 @@ export function createClock(audio, duration, report) {
   }
 
   return {
-    position, play, pause, seek, setRate, gesture,
-    get playing() { return playing; },
-    get heard() { return playing && heard; },
+    position,
+    play,
+    pause,
+    seek,
+    setRate,
+    gesture,
+    get playing() {
+      return playing;
+    },
+    get heard() {
+      return playing && heard;
+    },
   };
 }

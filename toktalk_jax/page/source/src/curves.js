@@ -53,15 +53,24 @@ export function createCurves(canvas, take, curves, duration) {
     envelope.forEach((value, i) => {
       const x = xOf((i / envelope.length) * span);
       const half = Math.max((value * tall) / 2, 0.5);
-      pen.fillRect(x, y + tall / 2 - half, Math.max(((xOf(span) - PAD) / envelope.length) * 0.8, 0.6), 2 * half);
+      pen.fillRect(
+        x,
+        y + tall / 2 - half,
+        Math.max(((xOf(span) - PAD) / envelope.length) * 0.8, 0.6),
+        2 * half,
+      );
     });
   }
 
   function drawLane(pen, lane, y) {
     const all = curves.map((curve) => curve[lane.key]);
-    const highest = Math.max(lane.least, ...all.map((values) => values.reduce((a, b) => Math.max(a, b), 0)));
+    const highest = Math.max(
+      lane.least,
+      ...all.map((values) => values.reduce((a, b) => Math.max(a, b), 0)),
+    );
     const lowest = Math.min(0, ...all.map((values) => values.reduce((a, b) => Math.min(a, b), 0)));
-    const place = (value) => y + lane.height - ((value - lowest) / (highest - lowest)) * (lane.height - 16);
+    const place = (value) =>
+      y + lane.height - ((value - lowest) / (highest - lowest)) * (lane.height - 16);
     pen.fillStyle = FAINT;
     pen.fillRect(PAD, place(0), width - 2 * PAD, 1);
     all.forEach((values, n) => {

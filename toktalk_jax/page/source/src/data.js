@@ -3,7 +3,9 @@
 export async function readTake() {
   const take = JSON.parse(document.getElementById("take").textContent);
   if (typeof DecompressionStream === "undefined") {
-    throw new Error("This browser is too old: the page needs Chrome 80, Firefox 113 or Safari 16.4.");
+    throw new Error(
+      "This browser is too old: the page needs Chrome 80, Firefox 113 or Safari 16.4.",
+    );
   }
   const bytes = await inflate(fromBase64(take.block.body));
   const arrays = {};

@@ -23,11 +23,20 @@ function patched(material, uniforms, colour, roughness, light) {
   material.onBeforeCompile = (shader) => {
     Object.assign(shader.uniforms, uniforms);
     shader.vertexShader = shader.vertexShader
-      .replace("#include <common>", `#include <common>\nattribute vec3 rest;\nattribute vec4 shade;\nattribute vec3 eye;\n${VARYINGS}`)
-      .replace("#include <begin_vertex>", "#include <begin_vertex>\nvRest = rest; vShade = shade; vEye = eye;");
+      .replace(
+        "#include <common>",
+        `#include <common>\nattribute vec3 rest;\nattribute vec4 shade;\nattribute vec3 eye;\n${VARYINGS}`,
+      )
+      .replace(
+        "#include <begin_vertex>",
+        "#include <begin_vertex>\nvRest = rest; vShade = shade; vEye = eye;",
+      );
     shader.fragmentShader = shader.fragmentShader
-      .replace("#include <common>", `#include <common>\n${VARYINGS}${NOISE}
-uniform sampler2D paint;\nuniform vec3 paintBox;\nuniform float middle;\nfloat lipMask = 0.0;`)
+      .replace(
+        "#include <common>",
+        `#include <common>\n${VARYINGS}${NOISE}
+uniform sampler2D paint;\nuniform vec3 paintBox;\nuniform float middle;\nfloat lipMask = 0.0;`,
+      )
       .replace("#include <color_fragment>", `#include <color_fragment>\n${colour}`)
       .replace("#include <roughnessmap_fragment>", `#include <roughnessmap_fragment>\n${roughness}`)
       .replace("#include <aomap_fragment>", `#include <aomap_fragment>\n${light}`);
@@ -128,14 +137,44 @@ export function createMaterials(painted, middle) {
     patched(physical(values), uniforms, colour, roughness, light);
   return {
     skin: make(
-      { color: 0xd9a383, roughness: 0.56, side: THREE.DoubleSide, transparent: true, specularIntensity: 0.75,
-        sheen: 0.25, sheenRoughness: 0.5, sheenColor: new THREE.Color(0xffc9b0) },
-      SKIN_COLOUR, SKIN_ROUGHNESS, SKIN_LIGHT,
+      {
+        color: 0xd9a383,
+        roughness: 0.56,
+        side: THREE.DoubleSide,
+        transparent: true,
+        specularIntensity: 0.75,
+        sheen: 0.25,
+        sheenRoughness: 0.5,
+        sheenColor: new THREE.Color(0xffc9b0),
+      },
+      SKIN_COLOUR,
+      SKIN_ROUGHNESS,
+      SKIN_LIGHT,
     ),
-    eyes: make({ color: 0xffffff, roughness: 0.22, clearcoat: 1, clearcoatRoughness: 0.03 }, EYE_COLOUR, "", PLAIN_LIGHT),
-    lashes: make({ color: 0x120c0a, roughness: 0.8, side: THREE.DoubleSide, transparent: true }, LASH_COLOUR, "", PLAIN_LIGHT),
-    teeth: make({ color: 0xe8dfcd, roughness: 0.28, side: THREE.DoubleSide }, TEETH_COLOUR, "", TEETH_LIGHT),
-    tongue: make({ color: 0xa64a48, roughness: 0.4, side: THREE.DoubleSide }, TONGUE_COLOUR, "", PLAIN_LIGHT),
+    eyes: make(
+      { color: 0xffffff, roughness: 0.22, clearcoat: 1, clearcoatRoughness: 0.03 },
+      EYE_COLOUR,
+      "",
+      PLAIN_LIGHT,
+    ),
+    lashes: make(
+      { color: 0x120c0a, roughness: 0.8, side: THREE.DoubleSide, transparent: true },
+      LASH_COLOUR,
+      "",
+      PLAIN_LIGHT,
+    ),
+    teeth: make(
+      { color: 0xe8dfcd, roughness: 0.28, side: THREE.DoubleSide },
+      TEETH_COLOUR,
+      "",
+      TEETH_LIGHT,
+    ),
+    tongue: make(
+      { color: 0xa64a48, roughness: 0.4, side: THREE.DoubleSide },
+      TONGUE_COLOUR,
+      "",
+      PLAIN_LIGHT,
+    ),
   };
 }
 
@@ -149,7 +188,10 @@ function blank() {
 export function studio() {
   const scene = new THREE.Scene();
   const panel = (colour, power, width, height, place) => {
-    const material = new THREE.MeshBasicMaterial({ color: new THREE.Color(colour).multiplyScalar(power), side: THREE.DoubleSide });
+    const material = new THREE.MeshBasicMaterial({
+      color: new THREE.Color(colour).multiplyScalar(power),
+      side: THREE.DoubleSide,
+    });
     const mesh = new THREE.Mesh(new THREE.PlaneGeometry(width, height), material);
     mesh.position.set(...place);
     mesh.lookAt(0, 0, 0);

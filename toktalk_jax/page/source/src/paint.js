@@ -56,10 +56,16 @@ function drawLips(pen, outline, unit) {
 function curveThrough(pen, points, start) {
   if (start) pen.moveTo(...points[0]);
   for (let i = 0; i + 1 < points.length; i++) {
-    const [p, a, b, q] = [-1, 0, 1, 2].map((k) => points[Math.min(Math.max(i + k, 0), points.length - 1)]);
+    const [p, a, b, q] = [-1, 0, 1, 2].map(
+      (k) => points[Math.min(Math.max(i + k, 0), points.length - 1)],
+    );
     pen.bezierCurveTo(
-      a[0] + (b[0] - p[0]) / 6, a[1] + (b[1] - p[1]) / 6,
-      b[0] - (q[0] - a[0]) / 6, b[1] - (q[1] - a[1]) / 6, b[0], b[1],
+      a[0] + (b[0] - p[0]) / 6,
+      a[1] + (b[1] - p[1]) / 6,
+      b[0] - (q[0] - a[0]) / 6,
+      b[1] - (q[1] - a[1]) / 6,
+      b[0],
+      b[1],
     );
   }
 }
@@ -74,7 +80,8 @@ function drawBrow(pen, points, unit, seed) {
   for (let i = 0; i < count; i++) {
     const s = Math.sqrt(random()) * (i % 2 ? 1 : random());
     const [x, y] = along(points, s);
-    const thick = 0.11 * unit * (s < 0.12 ? 0.6 + (0.4 * s) / 0.12 : 1 - 0.8 * Math.max(s - 0.3, 0) / 0.7);
+    const thick =
+      0.11 * unit * (s < 0.12 ? 0.6 + (0.4 * s) / 0.12 : 1 - (0.8 * Math.max(s - 0.3, 0)) / 0.7);
     const lift = (random() + random() - 1) * thick;
     const slope = 1.15 - 1.5 * s + 0.25 * (random() - 0.5) + (0.5 * lift) / thick;
     const length = (0.06 + 0.05 * random()) * unit * (1 - 0.35 * s);
@@ -84,8 +91,10 @@ function drawBrow(pen, points, unit, seed) {
     pen.beginPath();
     pen.moveTo(x0, y0);
     pen.quadraticCurveTo(
-      x0 + outward * length * 0.3, y0 - slope * length * 0.7,
-      x0 + outward * length * Math.cos(slope * 0.8), y0 - length * Math.sin(slope * 0.8),
+      x0 + outward * length * 0.3,
+      y0 - slope * length * 0.7,
+      x0 + outward * length * Math.cos(slope * 0.8),
+      y0 - length * Math.sin(slope * 0.8),
     );
     pen.stroke();
   }

@@ -76,7 +76,7 @@ export function pose(skin, motion, out) {
   rodrigues(motion, NECK, rotations, 9 * skin.headJoint);
   rodrigues(motion, JAW, rotations, 18);
   for (let entry = 0; entry < 36; entry++) {
-    const rest = entry % 9 % 4 === 0 ? 1 : 0;
+    const rest = (entry % 9) % 4 === 0 ? 1 : 0;
     add(out, skin.corrective[entry], rotations[9 + entry] - rest);
   }
   jointTransforms(skin, motion, transforms);

@@ -10,22 +10,19 @@ const MAX_PIXEL_RATIO = 2;
 const FIELD_OF_VIEW = 22;
 
 export function createStage(canvas, take, onTurn) {
-  const renderer = new THREE.WebGLRenderer({ canvas, antialias: true, alpha: true });
-  renderer.toneMapping = THREE.ACESFilmicToneMapping;
-  renderer.toneMappingExposure = 0.92;
-  renderer.autoClear = false;
-  const scene = new THREE.Scene();
-  const makeEnvironment = new THREE.PMREMGenerator(renderer);
-  scene.environment = makeEnvironment.fromScene(studio(), 0.02).texture;
-  scene.environmentIntensity = 0.5;
-  makeEnvironment.dispose();
-  addLights(scene);
+  const renderer = createRenderer(canvas);
+  const scene = createScene(renderer);
   const heads = createHeads(take);
   heads.forEach((head) => scene.add(head.mesh));
 
   const camera = new THREE.PerspectiveCamera(FIELD_OF_VIEW, 1, 0.05, 10);
   const controls = new OrbitControls(camera, canvas);
-  Object.assign(controls, { enablePan: false, enableDamping: true, dampingFactor: 0.12, rotateSpeed: 0.8 });
+  Object.assign(controls, {
+    enablePan: false,
+    enableDamping: true,
+    dampingFactor: 0.12,
+    rotateSpeed: 0.8,
+  });
   Object.assign(controls, { minPolarAngle: 0.9, maxPolarAngle: 1.95 });
   const frame = frameOf(take);
   let homeDistance = 1;
@@ -49,9 +46,13 @@ export function createStage(canvas, take, onTurn) {
   }
 
   function home() {
-    controls.target.copy(frame.centre);
-    camera.position.copy(frame.centre).add(new THREE.Vector3(0.1, 0.02, 1).normalize().multiplyScalar(homeDistance));
+    controls.enableDamping = false; // ends the turn that still runs out
     controls.update();
+    controls.target.copy(frame.centre);
+    const ahead = new THREE.Vector3(0.1, 0.02, 1).normalize();
+    camera.position.copy(frame.centre).add(ahead.multiplyScalar(homeDistance));
+    controls.update();
+    controls.enableDamping = true;
   }
 
   function draw() {
@@ -74,6 +75,24 @@ export function createStage(canvas, take, onTurn) {
   return { heads, fit, home, draw };
 }
 
+function createRenderer(canvas) {
+  const renderer = new THREE.WebGLRenderer({ canvas, antialias: true, alpha: true });
+  renderer.toneMapping = THREE.ACESFilmicToneMapping;
+  renderer.toneMappingExposure = 0.92;
+  renderer.autoClear = false;
+  return renderer;
+}
+
+function createScene(renderer) {
+  const scene = new THREE.Scene();
+  const makeEnvironment = new THREE.PMREMGenerator(renderer);
+  scene.environment = makeEnvironment.fromScene(studio(), 0.02).texture;
+  scene.environmentIntensity = 0.5;
+  makeEnvironment.dispose();
+  addLights(scene);
+  return scene;
+}
+
 function addLights(scene) {
   const key = new THREE.DirectionalLight(0xffeddb, 2.3);
   key.position.set(0.9, 1.1, 1.5);
@@ -89,7 +108,11 @@ function createHeads(take) {
   const rest = arrays.template.values;
   const painted = arrays.mark_places ? paintFace(arrays.mark_places.values) : null;
   const materials = createMaterials(painted, (mouthPlace(arrays) || [0])[0]);
-  const { index, groups } = sortedFaces(arrays.faces.values, arrays.face_groups.values, take.groups.length);
+  const { index, groups } = sortedFaces(
+    arrays.faces.values,
+    arrays.face_groups.values,
+    take.groups.length,
+  );
   const smoothing = createSmoothing(index, rest.length / 3);
   const shared = {
     rest: new THREE.BufferAttribute(spread(smoothing, rest, 3), 3),
@@ -100,12 +123,23 @@ function createHeads(take) {
   return take.tracks.map(() => {
     const geometry = new THREE.BufferGeometry();
     const [position, normal] = [0, 1].map(() =>
-      new THREE.BufferAttribute(new Float32Array(3 * smoothing.count), 3).setUsage(THREE.DynamicDrawUsage));
+      new THREE.BufferAttribute(new Float32Array(3 * smoothing.count), 3).setUsage(
+        THREE.DynamicDrawUsage,
+      ),
+    );
     geometry.setIndex(fineIndex);
-    Object.entries({ ...shared, position, normal }).forEach(([name, value]) => geometry.setAttribute(name, value));
+    Object.entries({ ...shared, position, normal }).forEach(([name, value]) =>
+      geometry.setAttribute(name, value),
+    );
     groups.forEach(({ start, count, group }) => geometry.addGroup(4 * start, 4 * count, group));
-    const mesh = new THREE.Mesh(geometry, take.groups.map((name) => materials[name] || materials.skin));
-    const veil = new THREE.Mesh(geometry, take.groups.map((name) => depthOnly(name === "skin")));
+    const mesh = new THREE.Mesh(
+      geometry,
+      take.groups.map((name) => materials[name] || materials.skin),
+    );
+    const veil = new THREE.Mesh(
+      geometry,
+      take.groups.map((name) => depthOnly(name === "skin")),
+    );
     mesh.frustumCulled = veil.frustumCulled = false;
     mesh.add(veil);
     return {
@@ -127,7 +161,12 @@ function createHeads(take) {
 // layer is then blended. Pushed back a little, for the two programs round differently.
 function depthOnly(visible) {
   const back = { polygonOffset: true, polygonOffsetFactor: 2, polygonOffsetUnits: 8 };
-  return new THREE.MeshBasicMaterial({ colorWrite: false, side: THREE.DoubleSide, visible, ...back });
+  return new THREE.MeshBasicMaterial({
+    colorWrite: false,
+    side: THREE.DoubleSide,
+    visible,
+    ...back,
+  });
 }
 
 function sortedFaces(faces, faceGroups, count) {
@@ -173,7 +212,8 @@ function shadeOf(take, index) {
     const far = Math.hypot((x - mouth[0]) / 0.04, (y - mouth[1]) / 0.022);
     const inside = far < 1 && z < mouth[2] - 0.002 && z > mouth[2] - 0.09;
     shade[4 * v + 1] = inside ? 1 - step(0.0, 0.1, closed) : 0;
-    shade[4 * v + 2] = step(-0.2, 0.15, normals[3 * v + 2]) * step(mouth[2] - 0.08, mouth[2] - 0.06, z);
+    shade[4 * v + 2] =
+      step(-0.2, 0.15, normals[3 * v + 2]) * step(mouth[2] - 0.08, mouth[2] - 0.06, z);
   }
   return shade;
 }

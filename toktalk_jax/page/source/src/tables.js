@@ -28,23 +28,30 @@ function card(title, body) {
 
 function list(entries) {
   const rows = entries.map(([name, value]) =>
-    element("div", null, [element("dt", name), element("dd", shown(value))]));
+    element("div", null, [element("dt", name), element("dd", shown(value))]),
+  );
   return element("dl", null, rows);
 }
 
 function grid(rows) {
   const columns = [...new Set(rows.flatMap(([, row]) => Object.keys(row)))];
-  const head = element("tr", null, [element("th", ""), ...columns.map((name) => {
-    const cell = element("th", name);
-    cell.scope = "col";
-    return cell;
-  })]);
+  const head = element("tr", null, [
+    element("th", ""),
+    ...columns.map((name) => {
+      const cell = element("th", name);
+      cell.scope = "col";
+      return cell;
+    }),
+  ]);
   const body = rows.map(([name, row]) => {
     const first = element("th", name);
     first.scope = "row";
     return element("tr", null, [first, ...columns.map((c) => element("td", shown(row[c])))]);
   });
-  const table = element("table", null, [element("thead", null, [head]), element("tbody", null, body)]);
+  const table = element("table", null, [
+    element("thead", null, [head]),
+    element("tbody", null, body),
+  ]);
   const scroller = element("div", null, [table]);
   scroller.className = "scroller";
   scroller.tabIndex = 0;
