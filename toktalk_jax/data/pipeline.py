@@ -277,10 +277,10 @@ def batches(
             f"a batch of {batch_size} cannot be dealt to process {process_index} of "
             f"{process_count}"
         )
-    others = windows.same_speaker(clips)
+    another = windows.same_speaker(clips)
     windows.check_settings(
         clips,
-        others,
+        another,
         window_lengths=window_lengths,
         style_frames=style_frames,
         style_reference=style_reference,
@@ -295,7 +295,7 @@ def batches(
         rows = [
             windows.row(
                 clips,
-                others,
+                another,
                 index,
                 window,
                 seed=seed,

@@ -33,34 +33,34 @@ def epoch_order(seed, epoch, count):
 
 
 def same_speaker(clips):
-    """For every clip, the indices of other recordings of its speaker.
+    """another(i, rng): a random other recording of clip i's speaker, or None.
 
     An augmented copy is no other recording: its motion is the target's own.
     """
-    by_speaker = {}
-    for i, clip in enumerate(clips):
-        by_speaker.setdefault(clip.speaker_id, []).append(i)
+    members, recordings = {}, {}
     sources = [(c.corpus, augment.source_id(c.clip_id)) for c in clips]
-    groups = {
-        speaker: (np.array(members), {sources[i] for i in members})
-        for speaker, members in by_speaker.items()
-    }
+    for i, clip in enumerate(clips):
+        members.setdefault(clip.speaker_id, []).append(i)
+        recordings.setdefault(clip.speaker_id, set()).add(sources[i])
 
-    def others(i):
-        members, recordings = groups[clips[i].speaker_id]
-        if len(recordings) == 1:
-            return members[:0]
-        return members[[sources[j] != sources[i] for j in members]]
+    def another(i, rng):
+        speaker = clips[i].speaker_id
+        if len(recordings[speaker]) == 1:
+            return None
+        while True:
+            j = members[speaker][int(rng.integers(len(members[speaker])))]
+            if sources[j] != sources[i]:
+                return j
 
-    return others
+    return another
 
 
-def row(clips, others, index, window, *, seed, style_frames, style_reference, blocks):
+def row(clips, another, index, window, *, seed, style_frames, style_reference, blocks):
     """One training example, drawn from (seed, index).
 
     Args:
       clips: see `pipeline.Clip`.
-      others: from `same_speaker`.
+      another: from `same_speaker`.
       index: global example index: step * batch size + row.
       window: T, frames.
       style_frames: shortest and longest style reference; the longest is R.
@@ -83,9 +83,9 @@ def row(clips, others, index, window, *, seed, style_frames, style_reference, bl
     if style_reference == "same_window":
         spans = [(start, stop)]
     elif style_reference == "same_speaker" or not disjoint:
-        elsewhere = others(chosen)
-        if len(elsewhere):
-            source = int(rng.choice(elsewhere))
+        elsewhere = another(chosen, rng)
+        if elsewhere is not None:
+            source = elsewhere
             spans = [(0, frames_of(clips[source]))]
         elif not disjoint:
             # The speaker's only clip, and a short one: half target, half reference.
@@ -142,7 +142,7 @@ def _padded(rows, count):
 
 
 def check_settings(
-    clips, others, *, window_lengths, style_frames, style_reference, blocks
+    clips, another, *, window_lengths, style_frames, style_reference, blocks
 ):
     """Refuse settings that no batch can be made of.
 
@@ -171,8 +171,9 @@ def check_settings(
         raise ValueError(f"block sizes {tuple(blocks)} must be even, or None")
     if style_reference == "same_window":
         return
+    rng = np.random.default_rng(0)
     for i, clip in enumerate(clips):
-        if frames_of(clip) < 2 * MIN_TARGET and not len(others(i)):
+        if frames_of(clip) < 2 * MIN_TARGET and another(i, rng) is None:
             raise ValueError(
                 f"clip {clip.clip_id} has {frames_of(clip)} frames and is the only "
                 f"one of speaker {clip.speaker_id}: too short for a target and a style "
