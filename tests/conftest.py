@@ -41,3 +41,57 @@ def shared():
     if not path.is_dir():
         pytest.skip("real data (../shared/data) is not on this machine")
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory):
+    """A real dataset directory of a few seconds: tones whose loudness opens the jaw."""
+    import numpy as np
+
+    from toktalk_jax.data import builder
+    from toktalk_jax.data.schema import RawClip
+    from toktalk_jax.tokenizers import mel_rvq
+
+    def clip(i, split):
+        rng = np.random.default_rng(i)
+        time = np.arange(16_000 * 2 + 640 * (i % 3)) / 16_000
+        loud = 0.5 + 0.5 * np.sin(2 * np.pi * rng.uniform(1, 3) * time)
+        wave = 0.4 * loud * np.sin(2 * np.pi * rng.uniform(150, 300) * time)
+        frames = len(wave) // 640
+        motion = rng.normal(size=(frames, 56)).cumsum(0) * 0.01
+        motion[:, 48:50] = 0
+        motion[:, 50] = 0.2 * loud[::640][:frames]
+        return RawClip(
+            f"clip-{i}",
+            f"speaker-{i % 2}",
+            "tiny",
+            split,
+            wave.astype("f4"),
+            motion.astype("f4"),
+        )
+
+    splits = ["train"] * 6 + ["validation"] * 3 + ["test"] * 3
+    clips = [clip(i, split) for i, split in enumerate(splits)]
+    tokenizer = mel_rvq.fit(
+        [c.audio for c in clips[:6]], books=2, size=16, min_tokens=1
+    )
+    path = tmp_path_factory.mktemp("tiny") / "dataset"
+    path.mkdir()
+    tokenizer.save(path / "tokenizer_state.npz")
+    facts = {"corpus": "tiny", "head_joint": "neck", "face_model": "stand-in"}
+    shards = {"train": 2, "validation": 1, "test": 1}
+    builder.export(lambda on_skip: clips, path, tokenizer, about=facts, shards=shards)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_dataset, tmp_path_factory):
+    """The workdir of a smoke training on `tiny_dataset`."""
+    from configs import small
+    from toktalk_jax import train
+
+    config = small.get_config("smoke")
+    config.dataset = str(tiny_dataset)
+    workdir = tmp_path_factory.mktemp("run")
+    train.train(config, workdir)
+    return workdir

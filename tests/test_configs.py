@@ -1,0 +1,130 @@
+"""Every config and every sweep point builds; mistakes name their key."""
+
+import importlib
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import config_flags
+
+from toktalk_jax import models, train
+from toktalk_jax import motion as mo
+from toktalk_jax.streaming import Sampler
+from toktalk_jax.training import steps
+
+NAMES = ("base", "small")
+
+
+def arguments(name):
+    choices = importlib.import_module(f"configs.{name}").CHOICES
+    return ["", *choices, ",".join(choices)]
+
+
+POINTS = [(name, arg) for name in NAMES for arg in arguments(name)]
+
+
+def shapes_of(config):
+    """Trace parameters and one training step without allocating anything."""
+    networks = models.build(config.model.to_dict(), config.style.to_dict())
+    width = 512
+    optimiser = train.make_optimiser(config)
+
+    def one_step():
+        params = steps.init_params(jax.random.key(0), *networks, width)
+        state = steps.init_state(params, optimiser)
+        B, T = 2, max(config.train.window_frames)
+        R = max(config.train.style_frames)
+        batch = dict(
+            motion=jnp.zeros((B, T, mo.F)),
+            tokens=jnp.zeros((B, T // 2, width)),
+            mask=jnp.ones((B, T), bool),
+            style=jnp.zeros((B, R, mo.F)),
+            style_mask=jnp.ones((B, R), bool),
+            block_id=jnp.zeros((B, T), jnp.int32),
+            index=jnp.arange(B),
+        )
+        loss, _ = steps.cfm_sums(
+            state.params,
+            batch,
+            jax.random.key(0),
+            models=networks,
+            live=np.ones(mo.F),
+            options=train.make_options(config),
+        )
+        return state, loss
+
+    return jax.eval_shape(one_step)
+
+
+@pytest.mark.parametrize(("name", "arg"), POINTS, ids=str)
+def test_every_config_builds(name, arg):
+    config = importlib.import_module(f"configs.{name}").get_config(arg)
+    config.dataset = "somewhere"
+    train.check_config(config)
+    state, loss = shapes_of(config)
+    assert loss.shape == ()
+    if (name, arg) == ("base", ""):
+        count = sum(x.size for x in jax.tree.leaves(state.params["velocity"]))
+        assert count == 82_904_888
+
+
+def sweep_points():
+    for name in NAMES:
+        module = importlib.import_module(f"configs.{name}")
+        for key, function in inspect.getmembers(module, inspect.isfunction):
+            if key.startswith("sweep_"):
+                for i, overrides in enumerate(function()):
+                    yield pytest.param(name, overrides, id=f"{name}-{key}-{i}")
+
+
+@pytest.mark.parametrize(("name", "overrides"), list(sweep_points()))
+def test_every_sweep_point_names_real_keys_and_makes_a_sampler(name, overrides):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.lock()
+    with config.unlocked():
+        pass
+    config.update_from_flattened_dict(overrides)
+    sample = config.sample.to_dict()
+    chunk = mo.chunk_frames(sample.pop("chunk_seconds"))
+    network, _ = models.build(config.model.to_dict(), config.style.to_dict())
+    zeros = mo.Stats(*(np.zeros(n, "f4") for n in (56, 56, 4, 4)))
+    sampler = Sampler(network, {}, zeros, chunk_frames=chunk, **sample)
+    assert len(sampler.times) == sample["num_steps"] + 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_argument_names_the_choices(name):
+    module = importlib.import_module(f"configs.{name}")
+    with pytest.raises(ValueError, match="'smok'.*smoke"):
+        module.get_config("smok")
+
+
+def test_an_unknown_key_is_refused():
+    from configs import small
+
+    config = small.get_config()
+    config.lock()
+    with pytest.raises((KeyError, AttributeError), match="learning_rat"):
+        config.train.learning_rat = 1.0
+    assert config_flags  # the entry points lock theirs through DEFINE_config_file
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("dataset", "", "config.dataset is empty"),
+        ("batch_size", 3, "config.batch_size is 3"),
+        ("train.objective", "flw", "config.train.objective is 'flw'"),
+        ("train.window_frames", (61,), "config.train.window_frames holds 61"),
+    ],
+)
+def test_a_config_that_cannot_train_names_its_key(key, value, message):
+    from configs import small
+
+    config = small.get_config()
+    config.dataset = "somewhere"
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match=message):
+        train.check_config(config)

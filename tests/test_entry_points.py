@@ -1,0 +1,260 @@
+"""train, sample and evaluate from end to end on a dataset of seconds."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+
+from configs import small
+from tests.conftest import ROOT
+from toktalk_jax import evaluate, sample, train
+from toktalk_jax.page import read_page
+from toktalk_jax.training import checkpoints
+
+
+def smoke(dataset):
+    config = small.get_config("smoke")
+    config.dataset = str(dataset)
+    return config
+
+
+@pytest.fixture(scope="module")
+def wav(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sound") / "tone.wav"
+    time = np.arange(int(44_100 * 1.3)) / 44_100
+    wave = 0.3 * np.sin(2 * np.pi * 220 * time) * (np.sin(9 * time) > 0)
+    soundfile.write(path, np.stack([wave, wave], 1), 44_100)
+    return path
+
+
+def run_sample(checkpoint, out, **inputs):
+    return sample.sample(checkpoint, out, **{"style": "none", **inputs})
+
+
+def test_training_writes_what_a_model_needs(tiny_run):
+    names = {path.name for path in tiny_run.iterdir()}
+    assert {"config.json", "stats.json", "metrics.jsonl", "bundle"} <= names
+    rows = [json.loads(x) for x in (tiny_run / "metrics.jsonl").open()]
+    assert rows[-1]["step"] == 6 and all(np.isfinite(r["loss"]) for r in rows)
+    run, bundle = checkpoints.load(tiny_run), checkpoints.load(tiny_run / "bundle")
+    assert run.meta["hash"] == bundle.meta["hash"]
+    assert bundle.tokenizer_state.is_file()
+
+
+def test_an_interrupted_training_resumes_bitwise(tiny_dataset, tmp_path):
+    config = smoke(tiny_dataset)
+    config.total_steps = 3
+    config.train.decay = "constant"
+    train.train(config, tmp_path / "parts")
+    config.total_steps = 6
+    train.train(config, tmp_path / "parts")
+    train.train(config, tmp_path / "whole")
+    parts, whole = (checkpoints.load(tmp_path / n) for n in ("parts", "whole"))
+    assert parts.meta["hash"] == whole.meta["hash"]
+    rows = [json.loads(x) for x in (tmp_path / "parts/metrics.jsonl").open()]
+    assert [r["step"] for r in rows] == [2, 3, 4, 6]
+
+
+def test_sampling_a_wav_writes_motion_report_and_page(tiny_run, wav, tmp_path):
+    report = run_sample(tiny_run, tmp_path, wav=str(wav))
+    with np.load(tmp_path / "motion.npz") as file:
+        motion, audio = file["motion"], file["audio"]
+        assert int(file["fps"]) == 25 and str(file["head_joint"]) == "neck"
+    assert motion.shape == (-(-len(audio) // 640), 56) and np.isfinite(motion).all()
+    assert report["timing"]["chunks"] >= 3
+    assert json.loads((tmp_path / "report.json").read_text())["seed"] == 0
+    assert "real_time_factor" in (tmp_path / "report.md").read_text()
+    page = read_page(tmp_path / "watch.html")
+    assert len(page["arrays"]["motion_0"]) == len(motion)
+
+
+def test_a_wav_equals_its_own_tokens(tiny_run, wav, tmp_path):
+    """The streamed tokenizer and a token file lead to the same frames."""
+    from toktalk_jax.data.audio import read_audio
+    from toktalk_jax.tokenizers.mel_rvq import MelRVQ
+
+    tokenizer = MelRVQ.load(tiny_run / "tokenizer_state.npz")
+    tokens = tokenizer.embed(read_audio(wav))
+    np.savez(tmp_path / "t.npz", tokens=tokens, rate_hz=12.5, tokenizer="mel_rvq")
+    run_sample(tiny_run, tmp_path / "a", wav=str(wav))
+    run_sample(tiny_run, tmp_path / "b", tokens=str(tmp_path / "t.npz"))
+    a, b = (np.load(tmp_path / x / "motion.npz")["motion"] for x in "ab")
+    np.testing.assert_array_equal(a, b[: len(a)])
+
+
+def test_a_style_file_changes_the_motion(tiny_run, wav, tmp_path):
+    rng = np.random.default_rng(0)
+    style = rng.normal(size=(30, 56)).astype("f4")
+    np.savez(tmp_path / "style.npz", motion=style)
+    run_sample(tiny_run, tmp_path / "a", wav=str(wav))
+    run_sample(
+        tiny_run, tmp_path / "b", wav=str(wav), style=str(tmp_path / "style.npz")
+    )
+    a, b = (np.load(tmp_path / x / "motion.npz")["motion"] for x in "ab")
+    assert np.abs(a - b).max() > 1e-4
+
+
+def bad_tokens(path, **arrays):
+    np.savez(path, **arrays)
+    return {"tokens": str(path)}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (dict(tokens=np.zeros((9, 7), "f4"), rate_hz=12.5), "7 wide.*takes 512"),
+        (dict(tokens=np.zeros((9, 512), "i4"), rate_hz=12.5), "int32"),
+        (dict(tokens=np.zeros((9, 512), "f4")), "no 'rate_hz'"),
+        (
+            dict(tokens=np.zeros((9, 512), "f4"), rate_hz=12.5, tokenizer="mimi"),
+            "holds mimi tokens.*trained on mel_rvq",
+        ),
+        (dict(tokens=np.full((9, 512), np.nan, "f4"), rate_hz=12.5), "NaN"),
+    ],
+    ids=["width", "dtype", "rate", "tokenizer", "nan"],
+)
+def test_bad_token_files_say_what_came_and_what_fits(
+    tiny_run, tmp_path, arrays, message
+):
+    with pytest.raises(ValueError, match=message):
+        run_sample(
+            tiny_run, tmp_path / "out", **bad_tokens(tmp_path / "t.npz", **arrays)
+        )
+
+
+def test_bad_inputs_of_sample(tiny_run, wav, tmp_path):
+    with pytest.raises(ValueError, match="exactly one of"):
+        run_sample(tiny_run, tmp_path)
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        run_sample(tmp_path / "nowhere", tmp_path, wav=str(wav))
+    with pytest.raises(FileNotFoundError, match="no sound file"):
+        run_sample(tiny_run, tmp_path, wav=str(tmp_path / "x.wav"))
+    (tmp_path / "s.npz").write_bytes(b"no zip")
+    with pytest.raises(ValueError, match="not an .npz"):
+        run_sample(tiny_run, tmp_path, wav=str(wav), style=str(tmp_path / "s.npz"))
+    np.savez(tmp_path / "short.npz", motion=np.zeros((5, 56), "f4"))
+    with pytest.raises(ValueError, match="at least 10"):
+        run_sample(tiny_run, tmp_path, wav=str(wav), style=str(tmp_path / "short.npz"))
+
+
+def test_evaluation_scores_every_row(tiny_dataset, tiny_run, tmp_path):
+    rows = evaluate.evaluate(
+        smoke(tiny_dataset), tiny_run, rows=evaluate.ROWS, samples=3
+    )
+    assert [r.name for r in rows] == [
+        *("flow stream", "mean of 3", "flow whole", "static", "ridge")
+    ]
+    for row in rows:
+        assert len(row.scores) == 3 and not row.skipped
+        assert row.values["lve_mm"].value > 0
+        assert row.weights == (
+            "none" if row.name in ("static", "ridge") else "ema at step 6"
+        )
+    stream = rows[0].values
+    assert stream["boundary_excess_whole"].value > 0
+    static = rows[3].values
+    assert static["std_ratio"].value in (None, 0) or static["std_ratio"].value < 1e-3
+
+
+def test_scores_do_not_depend_on_batching_or_order(tiny_dataset, tiny_run, monkeypatch):
+    from toktalk_jax.evaluation import predict
+
+    config = smoke(tiny_dataset)
+    a = evaluate.evaluate(config, tiny_run, rows=("stream",), samples=1)[0]
+    monkeypatch.setattr(predict, "BATCH", 2)
+    b = evaluate.evaluate(config, tiny_run, rows=("stream",), samples=1, limit=2)[0]
+    for clip, score in b.scores.items():
+        np.testing.assert_allclose(score["lve_mm"], a.scores[clip]["lve_mm"], rtol=1e-4)
+
+
+def test_unknown_rows_and_missing_datasets(tiny_dataset, tiny_run, tmp_path):
+    with pytest.raises(ValueError, match="rigde"):
+        evaluate.evaluate(smoke(tiny_dataset), tiny_run, rows=("rigde",))
+    with pytest.raises(FileNotFoundError, match="no finished dataset"):
+        evaluate.evaluate(smoke(tmp_path), tiny_run, rows=("static",))
+
+
+def test_a_dataset_of_another_tokenizer_is_refused(tiny_dataset, tmp_path):
+    config = small.get_config("lyra,smoke")
+    config.dataset = str(tiny_dataset)
+    with pytest.raises(ValueError, match="lyra"):
+        train.train(config, tmp_path)
+
+
+def test_a_regression_run_is_deterministic(tiny_dataset, tmp_path):
+    config = small.get_config("regression,smoke")
+    config.dataset = str(tiny_dataset)
+    train.train(config, tmp_path)
+    bundle = checkpoints.load(tmp_path)
+    sampler = sample.make_sampler(bundle)
+    tokens = np.random.default_rng(0).normal(size=(2, 10, 512)).astype("f4")
+    tokens[1] = tokens[0]
+    keys, style = jax.random.split(jax.random.key(0), 2), np.zeros((2, 8), "f4")
+    motion = np.asarray(sampler.sample_clip(keys, tokens, style))
+    np.testing.assert_allclose(motion[0], motion[1], atol=1e-6)
+    assert len(sampler.times) == 2
+
+
+def command(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        **options,
+    )
+
+
+def test_command_lines_fail_in_one_line(tiny_dataset, tmp_path):
+    done = command(
+        "toktalk_jax.train",
+        "--config=configs/small.py:smoke",
+        f"--config.dataset={tmp_path}",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("train: no finished dataset")
+    done = command(*("toktalk_jax.train", "--config=configs/small.py", "--config.lr=1"))
+    assert done.returncode != 0 and "lr" in done.stderr
+
+
+@pytest.mark.parametrize("module", ["train", "sample", "evaluate"])
+def test_help_helps(module):
+    done = command(f"toktalk_jax.{module}", "--help")
+    assert "--workdir" in done.stdout
+
+
+def test_a_killed_training_resumes(tiny_dataset, tmp_path):
+    """kill -9 in the middle; the same command ends bitwise like an undisturbed run."""
+    arguments = [
+        sys.executable,
+        *("-m", "toktalk_jax.train", "--config=configs/small.py:smoke"),
+        f"--config.dataset={tiny_dataset}",
+        *("--config.total_steps=40", "--config.save_every=4", "--config.log_every=1"),
+        "--config.train.window_frames=(20,)",
+    ]
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        [*arguments, f"--workdir={killed}"], cwd=ROOT, stderr=subprocess.PIPE
+    )
+    log = killed / "metrics.jsonl"
+    while process.poll() is None:
+        if log.exists() and log.read_text().count("\n") > 9:
+            process.kill()
+            break
+    process.wait()
+    whole = tmp_path / "whole"
+    for workdir in (killed, whole):
+        done = subprocess.run(
+            [*arguments, f"--workdir={workdir}"], cwd=ROOT, capture_output=True
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    a, b = (checkpoints.load(w).meta["hash"] for w in (killed, whole))
+    assert a == b
+    shutil.rmtree(killed)

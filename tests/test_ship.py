@@ -1,0 +1,47 @@
+"""What ships: small, attributed, loadable, free of machine paths."""
+
+import types
+
+import numpy as np
+import pytest
+
+from toktalk_jax.sample import load_style, make_sampler
+from toktalk_jax.training import checkpoints
+from tools import ship_checkpoint
+
+SMALL = checkpoints.SHIPPED / "small"
+
+
+def test_a_run_ships_with_styles_and_card(tiny_run, tmp_path):
+    args = types.SimpleNamespace(
+        workdir=tiny_run,
+        name="tiny",
+        data="Tones.",
+        command=["python -m toktalk_jax.train"],
+        evaluation="",
+        out=str(tmp_path),
+    )
+    folder = ship_checkpoint.ship(args)
+    bundle = checkpoints.load(folder)
+    assert bundle.config["dataset"] == ""
+    assert bundle.meta["hash"] == checkpoints.load(tiny_run).meta["hash"]
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert "Cooke" in card and bundle.meta["hash"] in card
+    with np.load(folder / "styles.npz") as file:
+        assert {k: file[k].shape for k in file} == {
+            name: (50, 56) for name in ship_checkpoint.STYLES
+        }
+
+
+@pytest.mark.skipif(not SMALL.is_dir(), reason="no checkpoint named small ships yet")
+def test_the_shipped_checkpoint_speaks():
+    bundle = checkpoints.load("small")
+    assert sum(p.stat().st_size for p in SMALL.iterdir()) < 15e6
+    sampler = make_sampler(bundle)
+    assert sampler.chunk_frames == 10 and bundle.dataset["tokenizer"] == "mel_rvq"
+    styles = [load_style(bundle, name) for name in ("neutral", "lively", "none")]
+    assert np.abs(styles[0] - styles[1]).max() > 1e-3 and not styles[2].any()
+    text = "".join(p.read_text() for p in SMALL.iterdir() if p.suffix != ".npz")
+    assert "Cooke" in text and "/tmp" not in text
+    with pytest.raises(ValueError, match="shipped are"):
+        load_style(bundle, "grumpy")

@@ -1,0 +1,248 @@
+r"""Score a trained model on held-out clips, streamed as it serves.
+
+    python -m toktalk_jax.evaluate --config configs/small.py \
+        --config.dataset DIR --workdir runs/small --keep_row
+
+Rows (--rows, joined by commas): stream (the model, one sample per clip, chunk by
+chunk), mean (mean of --samples samples), whole (the same weights solved over the whole
+clip), static (training mean face), ridge (ridge regression on the tokens that the
+stream sees). Written to the workdir: evaluation.json, evaluation.md, evaluation.png,
+and with --keep_row one file per row under configs/results/rows/.
+"""
+
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+from absl import app, flags, logging
+
+from toktalk_jax.evaluation import predict, report, scoring
+from toktalk_jax.sample import encode_style, make_sampler
+from toktalk_jax.training import checkpoints
+
+ROWS = ("stream", "mean", "whole", "static", "ridge")
+ROWS_DIRECTORY = pathlib.Path(__file__).resolve().parent.parent / "configs/results/rows"
+VOCABULARY = {"grid": "51 words", "performer": "150 sentences"}
+
+
+def evaluate(config, workdir, *, rows, split="test", samples=8, seed=0, limit=None):
+    """Score a run; returns a list of `report.Row` in the order of `rows`.
+
+    Args:
+      config: its `dataset` and `sample` blocks are used; the network is the run's own.
+      workdir: run, bundle or shipped name.
+      rows: names out of ROWS; samples: per clip, for the energy score and the mean.
+
+    Raises:
+      ValueError: an unknown row, or a dataset that the model was not made for.
+    """
+    from toktalk_jax.data import pipeline
+    from toktalk_jax.flame.assets import load_head
+
+    unknown = [name for name in rows if name not in ROWS]
+    if unknown:
+        raise ValueError(f"--rows holds {unknown}; expected names out of {ROWS}")
+    bundle = checkpoints.load(workdir)
+    expect = {"tokenizer": bundle.dataset["tokenizer"]}
+    get = lambda part, limit=None: pipeline.evaluation_clips(  # noqa: E731
+        config.dataset, part, stats=bundle.stats, expect=expect, limit=limit
+    )
+    train, clips = get("train"), get(split, limit)
+    if not clips:
+        raise ValueError(f"{config.dataset} has no {split} clips to score")
+    settings = config.sample.to_dict()
+    head = load_head()
+    predictions = _predict(
+        bundle, settings, clips, train, rows, samples, seed, lambda: get("validation")
+    )
+    control = predictions.get("whole")
+    chunk = make_sampler(bundle, settings).chunk_frames
+    joint = bundle.dataset.get("head_joint", "neck")
+    facts = _facts(bundle, config, clips, head, seed)
+    out = []
+    for name in rows:
+        scores, skipped = {}, {}
+        for i, clip in enumerate(clips):
+            motion = predictions[name][i]
+            try:
+                scores[clip.clip_id] = scoring.score_clip(
+                    head,
+                    motion,
+                    clip.motion[: motion.shape[-2]],
+                    chunk_frames=chunk,
+                    control=control[i] if control and name == "stream" else None,
+                    head_joint=joint,
+                )
+            except ValueError as error:
+                skipped[clip.clip_id] = str(error)
+        trained = name in ("stream", "mean", "whole")
+        weights = f"ema at step {bundle.meta['step']}" if trained else "none"
+        kept = samples if name == "stream" else 1
+        row = dict(facts, name=_row_name(name, bundle, samples), weights=weights)
+        out.append(report.Row(scores=scores, skipped=skipped, samples=kept, **row))
+    return out
+
+
+def _row_name(name, bundle, samples):
+    objective = bundle.config["train"]["objective"]
+    if name == "mean":
+        return f"mean of {samples}"
+    return f"{objective} {name}" if name in ("stream", "whole") else name
+
+
+def _predict(bundle, settings, clips, train, rows, samples, seed, validation):
+    """{row: list of motion [T, F], or of samples [k, T, F] for "stream"}."""
+    out = {}
+    if {"stream", "mean", "whole"} & set(rows):
+        styles = reference_styles(bundle, clips, train)
+    if {"stream", "mean"} & set(rows):
+        sampler = make_sampler(bundle, settings)
+        draws = []
+        for sample in range(samples):
+            logging.info("sample %d of %d", sample + 1, samples)
+            draws.append(
+                predict.streamed(sampler, clips, styles, seed=seed, sample=sample)
+            )
+        out["stream"] = [np.stack(d) for d in zip(*draws, strict=True)]
+        out["mean"] = [d.mean(0) for d in out["stream"]]
+    if "whole" in rows:
+        out["whole"] = predict.whole(
+            lambda **sizes: make_sampler(bundle, settings, **sizes),
+            clips,
+            styles,
+            chunk_frames=make_sampler(bundle, settings).chunk_frames,
+            seed=seed,
+        )
+    if "static" in rows:
+        from toktalk_jax.baselines import static
+
+        mean = static.fit(clip.motion for clip in train)
+        out["static"] = [static.predict(mean, _frames(clip)) for clip in clips]
+    if "ridge" in rows:
+        out["ridge"] = _ridge(bundle, settings, clips, train, validation())
+    return out
+
+
+def _ridge(bundle, settings, clips, train, validation):
+    from toktalk_jax.baselines import ridge
+    from toktalk_jax.flame.assets import load_head
+
+    head, chunk = load_head(), make_sampler(bundle, settings).chunk_frames
+
+    def error(prediction, truth):
+        return scoring.score_clip(head, prediction, truth, chunk_frames=chunk)["lve_mm"]
+
+    pairs = [
+        [(c.tokens, c.motion[: _frames(c)]) for c in part]
+        for part in (train, validation)
+    ]
+    fitted = ridge.fit(*pairs, error, chunk)
+    logging.info("ridge: lambda %s of %s", fitted.penalty, fitted.errors)
+    return [ridge.predict(fitted, c.tokens, _frames(c)) for c in clips]
+
+
+def _frames(clip):
+    return min(len(clip.motion), 2 * len(clip.tokens))
+
+
+def reference_styles(bundle, clips, train, frames=50):
+    """Style vectors [clips, K]: what a user would give, never a scored frame.
+
+    The first training clip of the clip's speaker; for a speaker that training never
+    saw, another clip of that speaker in the split; failing both, the first training
+    clip. At most `frames` of it.
+    """
+    first = {}
+    for clip in train:
+        first.setdefault(clip.speaker_id, clip)
+    references = []
+    for clip in clips:
+        others = [
+            c
+            for c in clips
+            if c.speaker_id == clip.speaker_id and c.clip_id != clip.clip_id
+        ]
+        reference = first.get(clip.speaker_id) or (others or train)[0]
+        references.append(reference)
+    vectors = {}
+    for reference in references:
+        if reference.clip_id not in vectors:
+            motion = reference.motion[:frames]
+            vectors[reference.clip_id] = encode_style(bundle, motion[None])[0]
+    return np.stack([vectors[r.clip_id] for r in references])
+
+
+def _facts(bundle, config, clips, head, seed):
+    import jax
+
+    corpora = sorted({clip.corpus for clip in clips})
+    return {
+        "corpus": "+".join(corpora),
+        "speakers": len({clip.speaker_id for clip in clips}),
+        "vocabulary": ", ".join(VOCABULARY.get(c, "open") for c in corpora),
+        "head": head.name,
+        "regions": scoring.region_hashes(head),
+        "seed": seed,
+        "commit": report.commit(),
+        "config_hash": _hash({"run": bundle.config, "sample": config.sample.to_dict()}),
+        "dataset_hash": _hash(bundle.dataset),
+        "device": str(jax.local_devices()[0]),
+        "note": f"{bundle.dataset['tokenizer']} tokens",
+    }
+
+
+def _hash(value):
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def main(argv):
+    """Command line."""
+    f = flags.FLAGS
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments {argv[1:]}")
+    names = tuple(f.rows.split(","))
+    try:
+        rows = evaluate(
+            f.config,
+            f.workdir,
+            rows=names,
+            split=f.split,
+            samples=f.samples,
+            seed=f.seed,
+            limit=f.limit or None,
+        )
+        reference = "ridge" if "ridge" in names else None
+        title = f"{rows[0].corpus}, {f.split} split, {f.workdir}"
+        out = pathlib.Path(f.out or f.workdir)
+        paths = report.write_report(out, rows, title, reference, stem="evaluation")
+        if f.keep_row:
+            for row in rows:
+                report.write_row(ROWS_DIRECTORY, row)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"evaluate: {error}") from None
+    print(paths[0].read_text())
+
+
+def define_flags():
+    """Flags of this entry point."""
+    from ml_collections import config_flags
+
+    config_flags.DEFINE_config_file("config", None, "its dataset and sample blocks")
+    flags.DEFINE_string("workdir", "small", "run, bundle folder or shipped checkpoint")
+    flags.DEFINE_string("rows", "stream,mean,whole,static,ridge", "rows to score")
+    flags.DEFINE_enum(
+        "split", "test", ["train", "validation", "test"], "clips to score"
+    )
+    flags.DEFINE_integer("samples", 8, "samples per clip of the stochastic rows")
+    flags.DEFINE_integer("limit", 0, "only the first so many clips; 0: all")
+    flags.DEFINE_integer("seed", 0, "seed of the noise")
+    flags.DEFINE_string("out", "", "directory of the report; default: the workdir")
+    flags.DEFINE_bool("keep_row", False, "keep the rows for later tables")
+    flags.mark_flag_as_required("config")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

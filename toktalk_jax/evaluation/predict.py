@@ -1,0 +1,87 @@
+"""Predictions of whole splits: clips of equal length solved in one batch.
+
+Every prediction goes through the `Sampler` that serves; there is no second path.
+"""
+
+import collections
+import zlib
+
+import jax
+import numpy as np
+
+from toktalk_jax import motion as mo
+
+BATCH = 25  # rows per solve, padded up to this, so that a length compiles once
+
+
+def raw_tokens(clip, stats):
+    """Raw base-rate token embeddings [S, A] of a standardised clip."""
+    return clip.tokens * np.where(stats.token_std > 1e-8, stats.token_std, 1.0) + (
+        stats.token_mean
+    )
+
+
+def clip_keys(clips, seed, sample=0):
+    """One PRNG key per clip, by its id: batching and order change no score."""
+    root = jax.random.fold_in(jax.random.key(seed), sample)
+    ids = np.array([zlib.crc32(clip.clip_id.encode()) for clip in clips], np.uint32)
+    return jax.vmap(lambda i: jax.random.fold_in(root, i))(ids)
+
+
+def streamed(sampler, clips, styles, *, seed=0, sample=0):
+    """Stream every clip in the sampler's chunks.
+
+    Args:
+      clips: with standardised tokens [S, A] and motion [T, F].
+      styles: [clips, K].
+
+    Returns:
+      list of [T', F] raw motion, T' = min(T, 2 S): the last frames that fill no chunk
+      are solved with mean tokens after them, as `Sampler.flush` does.
+    """
+    keys = clip_keys(clips, seed, sample)
+    groups = collections.defaultdict(list)
+    for i, clip in enumerate(clips):
+        groups[-(-len(clip.tokens) // sampler.chunk_tokens)].append(i)
+    out = [None] * len(clips)
+    for chunks, members in sorted(groups.items()):
+        for start in range(0, len(members), BATCH):
+            rows = members[start : start + BATCH]
+            seats = rows + rows[:1] * (BATCH - len(rows))
+            tokens = np.stack([_padded(clips[i], sampler, chunks) for i in seats])
+            motion = np.asarray(
+                sampler.sample_clip(keys[np.array(seats)], tokens, styles[seats])
+            )
+            for row, i in enumerate(rows):
+                frames = min(len(clips[i].motion), 2 * len(clips[i].tokens))
+                out[i] = motion[row, :frames]
+    return out
+
+
+def _padded(clip, sampler, chunks):
+    tokens = raw_tokens(clip, sampler.stats)
+    spare = chunks * sampler.chunk_tokens - len(tokens)
+    tail = np.broadcast_to(sampler.stats.token_mean, (spare, tokens.shape[1]))
+    return np.concatenate([tokens, tail])
+
+
+def whole(make_sampler, clips, styles, *, chunk_frames, seed=0):
+    """Every clip solved as one chunk by the same weights: no border anywhere.
+
+    Args:
+      make_sampler: (chunk_frames, context_frames) -> `Sampler`.
+      chunk_frames: clips are padded to whole multiples of it, as a stream is.
+    """
+    out = [None] * len(clips)
+    groups = collections.defaultdict(list)
+    for i, clip in enumerate(clips):
+        frames = mo.FRAMES_PER_TOKEN * len(clip.tokens)
+        groups[-(-frames // chunk_frames) * chunk_frames].append(i)
+    for frames, members in sorted(groups.items()):
+        sampler = make_sampler(chunk_frames=frames, context_frames=2)
+        part = streamed(
+            sampler, [clips[i] for i in members], styles[members], seed=seed
+        )
+        for i, motion in zip(members, part, strict=True):
+            out[i] = motion
+    return out

@@ -1,0 +1,328 @@
+r"""Animate a wav, a text or token embeddings with a trained model, chunk by chunk.
+
+    python -m toktalk_jax.sample --wav speech.wav --out out
+    python -m toktalk_jax.sample --text "Hello there." --style warm --out out
+    python -m toktalk_jax.sample --tokens reply.npz --workdir runs/base \
+        --config configs/base.py --config.sample.num_steps=5 --out out
+
+Sound is pushed in pieces of one chunk, as a microphone would deliver it. Written to
+--out: motion.npz, report.json, report.md and, where there is sound, watch.html.
+
+motion.npz: motion [T, 56] f32 raw coefficients (expression 0-49, jaw and neck
+axis-angle in radians), fps 25, head_joint "neck" or "root", face_model, chunk_frames,
+seed, checkpoint (hash of the weights), style (its name); audio [L] i16 and sample_rate
+where there is sound.
+
+A token .npz: tokens [S, A] f16 or f32, rate_hz, tokenizer (its name); optionally audio
+[L] i16 at 16 kHz. A style .npz: motion [R, 56] raw coefficients at 25 fps, R >= 10 (a
+motion.npz is one).
+"""
+
+import json
+import pathlib
+import time
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from toktalk_jax import models, takes
+from toktalk_jax import motion as mo
+from toktalk_jax.streaming import Sampler
+from toktalk_jax.training import checkpoints
+
+MIN_STYLE_FRAMES = 10
+
+
+def make_sampler(bundle, settings=None, **options):
+    """`Sampler` of a bundle.
+
+    Args:
+      settings: `sample` block of a config (chunk_seconds, context_frames, num_steps,
+        guidance, known, grid); None: the bundle's own.
+      options: overrides of `Sampler`'s own arguments, for instance chunk_frames.
+    """
+    settings = dict(bundle.config["sample"] if settings is None else settings)
+    arguments = {"chunk_frames": mo.chunk_frames(settings.pop("chunk_seconds"))}
+    arguments |= settings
+    if bundle.config["train"]["objective"] == "regression":
+        # A regressor is the same network evaluated once, from zero noise, at t = 0.
+        arguments |= {"num_steps": 1, "guidance": 0.0, "temperature": 0.0}
+    network, _ = models.build(bundle.config["model"], bundle.config["style"])
+    return Sampler(
+        network, bundle.params["velocity"], bundle.stats, **(arguments | options)
+    )
+
+
+def encode_style(bundle, motion):
+    """Style vectors [B, K] of raw reference clips [B, R, 56]; the encoder's mean."""
+    _, encoder = models.build(bundle.config["model"], bundle.config["style"])
+    z = bundle.stats.normalise(np.asarray(motion, np.float32)) * bundle.stats.live
+    apply = jax.jit(lambda p, x: encoder.apply({"params": p}, x)[0])
+    return np.asarray(apply(bundle.params["style"], z.astype(np.float32)))
+
+
+def load_style(bundle, name):
+    """Style vector [1, K] by name or file.
+
+    Args:
+      name: "none" (no style), a style .npz, or a name in the bundle's or the shipped
+        `styles.npz`.
+
+    Raises:
+      ValueError, FileNotFoundError: says what was there to choose from.
+    """
+    width = bundle.config["style"]["width"]
+    if name == "none":
+        return np.zeros((1, width), np.float32)
+    path = pathlib.Path(name)
+    if path.suffix == ".npz":
+        return encode_style(bundle, _read_npz(path, "motion", mo.F)[None])
+    shipped = checkpoints.SHIPPED / "small" / "styles.npz"
+    with np.load(shipped) as file:
+        styles = {**file}
+    if name not in styles:
+        raise ValueError(
+            f"no style named {name!r}; shipped are {sorted(styles)}, or give a style "
+            ".npz with motion [R, 56], or 'none'"
+        )
+    return encode_style(bundle, styles[name][None])
+
+
+def load_tokens(path, bundle):
+    """Base-rate tokens [S, A] of a token .npz, checked against the model.
+
+    Raises:
+      ValueError: wrong width, dtype or tokenizer; names what came and what fits.
+    """
+    raw = _load_npz(path)
+    for key in ("tokens", "rate_hz"):
+        if key not in raw:
+            raise ValueError(f"{path} has no {key!r}; it holds {sorted(raw)}")
+    tokens, wanted = raw["tokens"], bundle.dataset["tokenizer"]
+    if tokens.dtype not in (np.float16, np.float32) or tokens.ndim != 2:
+        raise ValueError(
+            f"{path}: tokens are {tokens.dtype} {tokens.shape}; expected [S, A] "
+            "float16 or float32 embeddings, not codes"
+        )
+    if "tokenizer" in raw and str(raw["tokenizer"]) != wanted:
+        raise ValueError(
+            f"{path} holds {raw['tokenizer']} tokens; this model was trained on "
+            f"{wanted} tokens: use a model of that tokenizer, or an adapter"
+        )
+    tokens = mo.to_token_rate(tokens.astype(np.float32), float(raw["rate_hz"]))
+    width = len(bundle.stats.token_mean)
+    if tokens.shape[1] != width:
+        raise ValueError(
+            f"{path}: tokens are {tokens.shape[1]} wide at 12.5 Hz; this model takes "
+            f"{width} ({wanted})"
+        )
+    return tokens, raw.get("audio")
+
+
+def load_tokenizer(bundle, weights=None):
+    """The tokenizer that the bundle was trained with.
+
+    Raises:
+      ValueError: it needs weights that were not given, or has none of its own.
+    """
+    name = bundle.dataset["tokenizer"]
+    if name == "mel_rvq":
+        from toktalk_jax.tokenizers.mel_rvq import MelRVQ
+
+        return MelRVQ.load(bundle.tokenizer_state)
+    if name == "lyra":
+        from toktalk_jax.tokenizers.lyra import Lyra
+
+        if not weights:
+            raise ValueError("lyra needs --weights, the folder of its tflite files")
+        return Lyra(weights)
+    raise ValueError(
+        f"the model was trained on {name} tokens, which cannot be made here; give "
+        "--tokens, a file of token embeddings"
+    )
+
+
+def stream_audio(sampler, tokenizer, audio, key, style):
+    """Push sound as it would arrive, one chunk of samples at a time.
+
+    Returns:
+      (motion [T, 56] with T = ceil(L / 640), list of per-chunk dicts of milliseconds:
+      tokenise, solve).
+    """
+    piece = sampler.chunk_frames * mo.SAMPLES_PER_FRAME
+    rate = tokenizer.rate_hz
+    source = tokenizer.stream()
+
+    def tokens():
+        for start in range(0, len(audio), piece):
+            begin = time.perf_counter()
+            out = source.push(audio[start : start + piece])
+            if start + piece >= len(audio):
+                out = np.concatenate([out, source.flush()])
+            out = mo.to_token_rate(out, rate)
+            yield out, (time.perf_counter() - begin) * 1e3
+
+    motion, chunks = _solve(sampler, tokens(), key, style)
+    return motion[: -(-len(audio) // mo.SAMPLES_PER_FRAME)], chunks
+
+
+def stream_tokens(sampler, tokens, key, style):
+    """Push base-rate tokens [S, A] chunk by chunk; as `stream_audio`."""
+    size = sampler.chunk_tokens
+    pieces = ((tokens[i : i + size], 0.0) for i in range(0, len(tokens), size))
+    return _solve(sampler, pieces, key, style)
+
+
+def _solve(sampler, pieces, key, style):
+    stream = sampler.init(key[None], style)
+    warm = np.zeros((1, sampler.chunk_tokens, sampler.width), np.float32)
+    jax.block_until_ready(sampler.step(stream, warm)[1])  # compile before the clock
+    out, chunks = [], []
+    for tokens, tokenise_ms in pieces:
+        begin = time.perf_counter()
+        stream, motion = sampler.push(stream, tokens[None])
+        motion = [np.asarray(m[0]) for m in motion]
+        if motion:
+            solve_ms = (time.perf_counter() - begin) * 1e3
+            chunks.append({"tokenise_ms": tokenise_ms, "solve_ms": solve_ms})
+        out += motion
+    _, tail = sampler.flush(stream)
+    if tail is not None:
+        out.append(np.asarray(tail[0]))
+    return np.concatenate(out), chunks
+
+
+def _load_npz(path):
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {**file}
+    except (ValueError, OSError, TypeError) as error:
+        raise ValueError(f"{path} is not an .npz file ({error})") from None
+
+
+def _read_npz(path, key, width):
+    raw = _load_npz(path)
+    if key not in raw:
+        raise ValueError(f"{path} has no {key!r}; it holds {sorted(raw)}")
+    value = np.asarray(raw[key], np.float32)
+    if value.ndim != 2 or value.shape[1] != width or len(value) < MIN_STYLE_FRAMES:
+        raise ValueError(
+            f"{path}: {key} is {value.shape}; expected [R, {width}] with R at least "
+            f"{MIN_STYLE_FRAMES} frames (0.4 s)"
+        )
+    if not np.isfinite(value).all():
+        raise ValueError(f"{path}: {key} holds NaN or Inf values")
+    return value
+
+
+def sample(
+    checkpoint,
+    out,
+    *,
+    wav="",
+    text="",
+    tokens="",
+    style="neutral",
+    seed=0,
+    weights="",
+    settings=None,
+    evaluation="",
+):
+    """Run one sample from the command line's values; returns the report.
+
+    Raises:
+      ValueError, FileNotFoundError: inputs that cannot be animated; says why.
+    """
+    if sum(bool(x) for x in (wav, text, tokens)) != 1:
+        raise ValueError("give exactly one of --wav, --text and --tokens")
+    bundle = checkpoints.load(checkpoint)
+    sampler = make_sampler(bundle, settings)
+    vector = load_style(bundle, style)
+    key = jax.random.key(seed)
+    if tokens:
+        stream, audio = load_tokens(tokens, bundle)
+        audio = None if audio is None else audio.astype(np.float32) / 32768
+        motion, chunks = stream_tokens(sampler, stream, key, vector)
+    else:
+        audio = _speech(wav, text)
+        tokenizer = load_tokenizer(bundle, weights)
+        motion, chunks = stream_audio(sampler, tokenizer, audio, key, vector)
+    report = {
+        "input": wav or tokens or text,
+        "seconds": len(motion) / mo.FPS,
+        "checkpoint": str(checkpoint),
+        "weights_hash": bundle.meta["hash"],
+        "tokenizer": bundle.dataset["tokenizer"],
+        "style": style,
+        "chunk_seconds": sampler.chunk_frames / mo.FPS,
+        "num_steps": len(sampler.times) - 1,
+        "guidance": float(sampler.guidance),
+        "seed": seed,
+        "device": str(jax.local_devices()[0]),
+        "timing": takes.timing_summary(chunks, sampler.chunk_frames),
+    }
+    if evaluation:
+        report["evaluation"] = json.loads(pathlib.Path(evaluation).read_text())
+    takes.write(out, motion, sampler, bundle, report, audio, style)
+    return report
+
+
+def _speech(wav, text):
+    if wav:
+        from toktalk_jax.data.audio import read_audio
+
+        return read_audio(wav)
+    from toktalk_jax.data.corpora.speech import say
+
+    return say(text)[0]
+
+
+def main(argv):
+    """Command line."""
+    f = flags.FLAGS
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments {argv[1:]}")
+    try:
+        report = sample(
+            f.workdir,
+            f.out,
+            wav=f.wav,
+            text=f.text,
+            tokens=f.tokens,
+            style=f.style,
+            seed=f.seed,
+            weights=f.weights,
+            settings=f.config.sample.to_dict() if f.config else None,
+            evaluation=f.evaluation,
+        )
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"sample: {error}") from None
+    print((pathlib.Path(f.out) / "report.md").read_text())
+    print(f"{f.out}/motion.npz holds {report['seconds']:.2f} s of motion")
+
+
+def define_flags():
+    """Flags of this entry point."""
+    from ml_collections import config_flags
+
+    config_flags.DEFINE_config_file(
+        "config", None, "config whose `sample` block replaces the checkpoint's own"
+    )
+    flags.DEFINE_string("workdir", "small", "run, bundle folder or shipped checkpoint")
+    flags.DEFINE_string("wav", "", "sound to animate (any rate; mono or stereo)")
+    flags.DEFINE_string("text", "", "text to speak and animate (needs [demo])")
+    flags.DEFINE_string("tokens", "", ".npz of token embeddings")
+    flags.DEFINE_string("style", "neutral", "shipped name, style .npz, or none")
+    flags.DEFINE_string("weights", "", "weights of the tokenizer, where it needs some")
+    flags.DEFINE_string("out", "out", "directory to write")
+    flags.DEFINE_integer("seed", 0, "seed of the noise")
+    flags.DEFINE_string("evaluation", "", "evaluation.json to put into the report")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
