@@ -1,0 +1,137 @@
+"""score_clip on the shipped head: padding, masks, skips, bad input."""
+
+import numpy as np
+import pytest
+
+from toktalk_jax.evaluation import intervals, metrics, scoring
+from toktalk_jax.flame import assets, model, regions
+
+
+@pytest.fixture(scope="module")
+def head():
+    return assets.load_head()
+
+
+def clip(frames, seed):
+    """Smooth raw motion of the stand-in head, [frames, 56]."""
+    rng = np.random.default_rng(seed)
+    motion = np.zeros((frames, 56), "f4")
+    time = np.arange(frames)[:, None]
+    phase, speed = rng.uniform(0, 6, (2, 1, 49))
+    wave = 0.3 + 0.3 * np.sin(phase + 0.1 * speed * time)
+    motion[:, :48], motion[:, 50] = wave[:, :48], 0.3 * wave[:, 48]
+    motion[:, 53:] = rng.normal(0, 0.2, (frames, 3))  # head pose, never scored
+    return motion
+
+
+def as_array(scores):
+    return {
+        k: np.asarray(v) for k, v in scores.items() if k not in ("skipped", "frames")
+    }
+
+
+def test_score_clip_matches_the_metrics(head):
+    p, q, control = clip(75, 1), clip(75, 2), clip(75, 3)
+    samples = np.stack([p, control])
+    got = scoring.score_clip(head, samples, q, chunk_frames=10, control=control)
+    assert got["frames"] == 75 and got["skipped"] == {}
+    faces = np.asarray(model.vertices(head, np.stack([p, q, control]), pose=False))
+    lips = [f[:, regions.lips(head)] for f in faces]
+    upper = [f[:, regions.upper_face(head)] for f in faces]
+    neutral = np.asarray(head.v_template)[regions.upper_face(head)]
+    points = [regions.landmarks_68(head, f) for f in faces]
+    mask, borders = np.ones(75, bool), metrics.chunk_borders(75, 10)
+    both = np.stack([lips[0], lips[2]])
+    gaps = [metrics.mouth_gap_mm(x) for x in points]
+    excess = metrics.boundary_excess_sums
+    expected = {
+        "mve_mm": metrics.mve_mm(*faces[:2], mask),
+        "lve_mm": metrics.lve_mm(*lips[:2], mask),
+        "fdd_1e5m": metrics.fdd_1e5m(*upper[:2], neutral, mask),
+        "mod_mm": metrics.mod_mm(*points[:2], mask),
+        "mouth_gap_r": metrics.correlation_sums(*gaps[:2], mask),
+        "energy_score": metrics.energy_score(both, lips[1], mask),
+        "jitter": metrics.jitter(lips[0], mask, borders),
+        "boundary_excess": excess(lips[0], lips[1], mask, borders),
+        "boundary_excess_whole": excess(lips[0], lips[2], mask, borders),
+        "std_ratio": metrics.std_ratio_sums(*lips[:2], mask),
+    }
+    for metric, value in expected.items():
+        np.testing.assert_allclose(got[metric], value, rtol=1e-4, err_msg=metric)
+    assert set(metrics.DEFINITIONS) == set(as_array(got))
+
+
+def test_padding_and_masked_tail_change_no_score(head):
+    p, q = clip(60, 1), clip(60, 2)
+    whole = as_array(scoring.score_clip(head, p, q, chunk_frames=10))
+    for frames in (64, 75):  # no padding at all, and a third block
+        tail = ((0, frames - 60), (0, 0))
+        longer = [np.pad(m, tail, constant_values=np.nan) for m in (p, q)]
+        mask = np.arange(frames) < 60
+        got = scoring.score_clip(head, *longer, chunk_frames=10, mask=mask)
+        assert got["frames"] == 60
+        for metric, value in as_array(got).items():
+            np.testing.assert_allclose(value, whole[metric], rtol=2e-6, err_msg=metric)
+
+
+def test_one_compile_for_clips_of_similar_length(head):
+    for frames in (66, 96):
+        scoring.score_clip(head, clip(frames, 1), clip(frames, 2), chunk_frames=10)
+    before = scoring._measure._cache_size()
+    for frames in (65, 74, 90):
+        scoring.score_clip(head, clip(frames, 1), clip(frames, 2), chunk_frames=10)
+    assert scoring._measure._cache_size() == before
+
+
+def test_head_pose_and_truth_against_itself(head):
+    p = clip(40, 1)
+    turned = p.copy()
+    turned[:, 53:] += 0.5
+    for joint in ("neck", "root"):
+        got = scoring.score_clip(head, turned, p, chunk_frames=10, head_joint=joint)
+        for metric in ("mve_mm", "lve_mm", "fdd_1e5m", "mod_mm", "energy_score"):
+            assert got[metric] == pytest.approx(0, abs=1e-4)
+    rows = {"a": got}
+    for metric in ("mouth_gap_r", "boundary_excess", "std_ratio"):
+        assert intervals.interval(rows, metric).value == pytest.approx(1, abs=1e-4)
+
+
+def test_degenerate_clips_are_named_skips(head):
+    one = scoring.score_clip(head, clip(1, 1), clip(1, 2), chunk_frames=10)
+    assert one["skipped"].keys() == {
+        *("fdd_1e5m", "std_ratio", "jitter", "jitter_inside", "boundary_excess")
+    }
+    assert one["lve_mm"] > 0 and not one["skipped"].keys() & as_array(one).keys()
+    short = scoring.score_clip(head, clip(9, 1), clip(9, 2), chunk_frames=10)
+    assert short["skipped"].keys() == {"jitter", "boundary_excess"}
+    assert "border" in short["skipped"]["jitter"]
+    tight = scoring.score_clip(head, clip(9, 1), clip(9, 2), chunk_frames=2)
+    assert tight["skipped"].keys() == {"jitter_inside", "boundary_excess"}
+    # No holes for a clip whose last chunk holds one frame only.
+    edge = scoring.score_clip(head, clip(11, 1), clip(11, 2), chunk_frames=10)
+    assert edge["skipped"] == {} and np.isfinite(edge["jitter"])
+    for scores in (one, short, tight, edge):
+        assert all(np.isfinite(v).all() for v in as_array(scores).values())
+
+
+def test_bad_input_is_refused(head):
+    good, bad = clip(20, 1), clip(20, 2)
+    bad[3, 4] = np.nan
+    with pytest.raises(ValueError, match="none of the clip's 20 frames"):
+        scoring.score_clip(head, good, good, chunk_frames=10, mask=np.zeros(20, bool))
+    with pytest.raises(ValueError, match="prediction holds values that are not finite"):
+        scoring.score_clip(head, bad, good, chunk_frames=10)
+    with pytest.raises(ValueError, match=r"prediction is \(1, 19, 56\); expected 20"):
+        scoring.score_clip(head, good[:19], good, chunk_frames=10)
+    with pytest.raises(ValueError, match="chunk_frames is 5"):
+        scoring.score_clip(head, good, good, chunk_frames=5)
+    with pytest.raises(ValueError, match="overflow"):
+        scoring.score_clip(head, good * 1e30, good, chunk_frames=10)
+    with pytest.raises(ValueError, match=r"truth is \(20, 55\)"):
+        scoring.score_clip(head, good, good[:, :55], chunk_frames=10)
+
+
+def test_regions_are_named(head):
+    hashes = scoring.region_hashes(head)
+    assert hashes["lips"] == regions.region_hash(regions.lips(head))
+    assert len(set(hashes.values())) == 3
