@@ -1,16 +1,13 @@
 """Batches: a pure function of (seed, step); windows, style references, blocks."""
 
 import collections
-import json
 import pathlib
-import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from tests import tiny_corpus
 from toktalk_jax import motion as mo
 from toktalk_jax.data import pipeline, windows
 
@@ -238,113 +235,6 @@ def test_impossible_settings(options, message):
 def test_no_clips():
     with pytest.raises(ValueError, match="no clips"):
         take([], 1)
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    out = tmp_path_factory.mktemp("pipeline") / "tiny"
-    tiny_corpus.export(out)
-    return out
-
-
-def test_load(directory):
-    data = pipeline.load(directory, "train", tokenizer="mel_rvq")
-    assert data.metadata["corpus"] == "tiny" and data.tokenizer_state is None
-    assert len(data.clips) == 16
-    assert [c.clip_id for c in data.clips] == sorted(c.clip_id for c in data.clips)
-    raw = tiny_corpus.clip(0)
-    clip = next(c for c in data.clips if c.clip_id == raw.clip_id)
-    stats = data.stats
-    expected = stats.normalise(raw.motion) * stats.live
-    np.testing.assert_allclose(clip.motion, expected, atol=1e-6)
-    assert not clip.motion[:, 55].any()
-    tokens = stats.standardise(tiny_corpus.tokenizer().embed(raw.audio))
-    np.testing.assert_allclose(clip.tokens, tokens, atol=1e-6)
-    joined = np.concatenate([c.tokens for c in data.clips])
-    np.testing.assert_allclose(joined.mean(0), 0, atol=1e-4)
-    assert clip.audio.dtype == np.int16
-    batch = take(data.clips, 1, window_lengths=(20,))[0]
-    assert np.isfinite(batch["motion"]).all() and batch["mask"].any()
-
-
-def test_evaluation_clips_are_raw_and_use_the_models_stats(directory):
-    stats = pipeline.load(directory, "train").stats
-    other = stats._replace(token_mean=stats.token_mean + 1)
-    clips = pipeline.evaluation_clips(directory, stats=other, limit=2)
-    assert [c.clip_id for c in clips] == ["clip004", "clip009"]
-    raw = tiny_corpus.clip(4)
-    np.testing.assert_array_equal(clips[0].motion, raw.motion)
-    tokens = other.standardise(tiny_corpus.tokenizer().embed(raw.audio))
-    np.testing.assert_allclose(clips[0].tokens, tokens, atol=1e-6)
-
-
-def test_another_dataset_is_refused(directory, tmp_path):
-    for expect, message in (
-        ({"tokenizer": "lyra"}, "tokenizer 'mel_rvq', but 'lyra'"),
-        ({"base_dim": 256}, "base_dim 512, but 256"),
-        ({"face_model": "generic_model"}, "'stand_in', but 'generic_model'"),
-        ({"no_such": 1}, "has no 'no_such'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            pipeline.load(directory, "train", expect=expect)
-    with pytest.raises(ValueError, match="tokenizer 'mel_rvq', but 'mimi'"):
-        pipeline.load(directory, "train", tokenizer="mimi")
-    with pytest.raises(FileNotFoundError, match="nowhere.*tools.export_tokens"):
-        pipeline.load(tmp_path / "nowhere", "train")
-    narrow = mo.Stats(*np.zeros((2, 56)), *np.zeros((2, 256)))
-    with pytest.raises(ValueError, match="width 512.*have 256"):
-        pipeline.load(directory, "train", stats=narrow)
-    with pytest.raises(ValueError, match="no split 'dev'"):
-        pipeline.load(directory, "dev")
-
-
-@pytest.mark.parametrize("damage", ["flip", "cut", "cut_at_record", "remove"])
-def test_corrupt_shard_is_named(directory, tmp_path, damage):
-    out = tmp_path / "tiny"
-    shutil.copytree(directory, out)
-    shard = max(out.glob("toktalk-train.tfrecord*"), key=lambda p: p.stat().st_size)
-    content = bytearray(shard.read_bytes())
-    if damage == "flip":
-        content[len(content) // 2] ^= 0xFF
-    elif damage == "cut":
-        del content[-100:]
-    elif damage == "cut_at_record":
-        del content[int.from_bytes(content[:8], "little") + 16 :]
-    shard.write_bytes(content)
-    if damage == "remove":
-        shard.unlink()
-    with pytest.raises(ValueError, match=f"{shard.name} is (corrupt|missing)"):
-        pipeline.load(out, "train")
-    assert pipeline.load(out, "test").clips
-
-
-def test_directories_join(directory, tmp_path):
-    """Two halves, loaded together, have the statistics of the whole."""
-    for name, keep in (("even", 0), ("odd", 1)):
-
-        def half(on_skip, keep=keep):
-            return (tiny_corpus.clip(k) for k in range(15) if k % 2 == keep)
-
-        tiny_corpus.export(tmp_path / name, half, augment=0)
-    everything = lambda on_skip: (tiny_corpus.clip(k) for k in range(15))  # noqa: E731
-    tiny_corpus.export(tmp_path / "whole", everything, augment=0)
-    names = f"{tmp_path / 'even'},{tmp_path / 'odd'}"
-    joined, whole = (
-        pipeline.load(names, "train"),
-        pipeline.load(tmp_path / "whole", "train"),
-    )
-    for a, b in zip(joined.stats, whole.stats, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    assert {c.clip_id for c in joined.clips} == {c.clip_id for c in whole.clips}
-    assert joined.metadata["corpus"] == "tiny+tiny"
-    other = tmp_path / "other"
-    shutil.copytree(tmp_path / "odd", other)
-    metadata = json.loads((other / "metadata.json").read_text())
-    (other / "metadata.json").write_text(
-        json.dumps(metadata | {"tokenizer_hash": "123"})
-    )
-    with pytest.raises(ValueError, match="do not belong together: tokenizer_hash"):
-        pipeline.load([tmp_path / "even", other], "train")
 
 
 @pytest.mark.long
