@@ -2,13 +2,14 @@
 
     python -m tools.build_landmark_map --task face_landmarker.task [--head FLAME.pkl]
 
-The canonical mesh (468 vertices) is read from MediaPipe's `.task` file (a zip that holds
-`geometry_pipeline_metadata_landmarks.binarypb`), aligned to the head by a similarity and
-a smooth warp through anchors, and dropped onto the nearest skin. Lip and eyelid rims
-are found by looking at the head from the front, column by column, and matched as ordered
-curves, for the nearest point would put half the upper lip on the lower. The outer lip,
-brows, nose and chin come from the head's own 68 landmarks. The canonical mesh is Google's
-(Apache-2.0); the result holds only face indices and weights of the head.
+The canonical mesh (468 vertices) is read from MediaPipe's `.task` file (a zip that
+holds `geometry_pipeline_metadata_landmarks.binarypb`), aligned to the head by a
+similarity and a smooth warp through anchors, and dropped onto the nearest skin. Lip
+and eyelid rims are found by looking at the head from the front, column by column, and
+matched as ordered curves, for the nearest point would put half the upper lip on the
+lower. The outer lip, brows, nose and chin come from the head's own 68 landmarks. The
+canonical mesh is Google's (Apache-2.0); the result holds only face indices and
+weights of the head.
 """
 
 import argparse
@@ -20,8 +21,8 @@ import numpy as np
 from scipy.interpolate import RBFInterpolator
 
 from toktalk_jax import motion as mo
-from toktalk_jax.flame import assets, fit, model, regions
-from toktalk_jax.flame.fit import INNER_LOWER, INNER_UPPER, similarity
+from toktalk_jax.flame import assets, landmarks, model, regions
+from toktalk_jax.flame.landmarks import INNER_LOWER, INNER_UPPER, similarity
 
 OUT = pathlib.Path(__file__).resolve().parent.parent / (
     "toktalk_jax/flame/data/landmark_map.npz"
@@ -391,7 +392,7 @@ def main():
     canonical, _ = read_canonical(args.task)
     faces, weights = build(head, canonical)
     np.savez_compressed(
-        args.out, faces=faces, weights=weights, triangles=fit.topology(head)
+        args.out, faces=faces, weights=weights, triangles=landmarks.topology(head)
     )
     print(f"{len(faces)} landmarks on {head.name} -> {args.out}")
 
