@@ -1,19 +1,15 @@
-"""The page: what it embeds, what it refuses, and what Chromium paints of it."""
+"""The page: what it embeds and what it refuses."""
 
 import hashlib
-import io
 import json
 import pathlib
 import re
-import shutil
-import time
 
 import jax
 import numpy as np
 import pytest
 
 from toktalk_jax import motion as mo
-from toktalk_jax.flame import model, regions
 from toktalk_jax.flame.assets import load_head
 from toktalk_jax.page import __main__ as command
 from toktalk_jax.page import pack, read_page, shade, write_page
@@ -52,20 +48,18 @@ def hum(seconds=SECONDS):
     return (0.4 * buzz + 0.05 * rng.standard_normal(time.size)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def page(head, tmp_path_factory):
-    """(path, [motion, motion], audio) of a page with two tracks of 10 s."""
+def write_example(head, path):
+    """A page with two tracks of 10 s; ([motion, motion], audio)."""
     tracks = [("prediction", speaking(0)), ("truth <i>", speaking(1))]
-    path = tmp_path_factory.mktemp("page") / "watch.html"
     title = 'Say "<hello>" & {{data}}'
     write_page(path, head, tracks, hum(), title=title, info=INFO)
-    return path, [motion for _, motion in tracks], hum()
+    return [motion for _, motion in tracks], hum()
 
 
-def gaps_mm(head, motion, head_joint="neck"):
-    """[T] distance of the inner lip centres by the Python head."""
-    points = regions.landmarks_68(head, model.vertices(head, motion, None, head_joint))
-    return 1000 * np.linalg.norm(np.asarray(points[:, 62] - points[:, 66]), axis=-1)
+@pytest.fixture(scope="module")
+def page(head, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "watch.html"
+    return path, *write_example(head, path)
 
 
 def test_embedded_arrays_are_the_inputs_within_quantisation(page, head):
@@ -221,223 +215,6 @@ def test_command_reads_motion_files(head, page, tmp_path, capsys):
     with pytest.raises(ValueError, match="holds no take"):
         (tmp_path / "empty.html").write_text("<html></html>")
         read_page(tmp_path / "empty.html")
-
-
-# Chromium
-
-
-def start_chromium(folder, width, height, *flags):
-    """A headless Chromium with software WebGL, its logs switched on."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    from selenium.webdriver.chrome.service import Service
-
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("chromium and chromedriver are not on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (
-        "--headless=new --no-sandbox --disable-dev-shm-usage --disable-quic "
-        "--no-first-run --disable-background-networking --disable-component-update "
-        "--disable-sync --mute-audio --use-gl=angle --use-angle=swiftshader "
-        f"--enable-unsafe-swiftshader --window-size={width},{height}"
-    ).split():
-        options.add_argument(flag)
-    for flag in (f"--user-data-dir={folder}", *flags):
-        options.add_argument(flag)
-    options.set_capability(
-        "goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"}
-    )
-    browser = webdriver.Chrome(options=options, service=Service(driver))
-    metrics = {"width": width, "height": height, "deviceScaleFactor": 1}
-    command = "Emulation.setDeviceMetricsOverride"
-    browser.execute_cdp_cmd(command, {**metrics, "mobile": width < 600})
-    browser.get_log("performance")  # drops what Chromium asked for its own start page
-    return browser
-
-
-def open_page(browser, path):
-    browser.get(path.as_uri())
-    wait_for(browser, "return window.toktalk && (toktalk.ready || toktalk.error)", 60)
-    assert browser.execute_script("return toktalk.error") is None
-
-
-def wait_for(browser, script, seconds=20):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        value = browser.execute_script(script)
-        if value:
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"{script!r} stayed false for {seconds} s")
-
-
-def pixels(browser, element_id):
-    """[H, W, 3] uint8 of what stands on the screen there."""
-    from PIL import Image
-
-    picture = browser.find_element("id", element_id).screenshot_as_png
-    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
-
-
-@pytest.fixture(scope="module")
-def chromium(page, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("chromium")
-    browser = start_chromium(folder, 560, 560)
-    try:
-        open_page(browser, page[0])
-        yield browser
-    finally:
-        browser.quit()
-
-
-def test_page_loads_from_a_file_without_error_or_request(chromium, page):
-    messages = [
-        entry["message"]
-        for entry in chromium.get_log("browser")
-        # Chromium itself reports that software WebGL reads pixels slowly.
-        if "GPU stall" not in entry["message"]
-    ]
-    assert messages == []
-    requests = [
-        event["params"]["request"]["url"]
-        for event in (
-            json.loads(entry["message"])["message"]
-            for entry in chromium.get_log("performance")
-        )
-        if event["method"] == "Network.requestWillBeSent"
-        and not event["params"]["documentURL"].startswith("chrome://")
-    ]
-    assert page[0].as_uri() in requests
-    outside = [u for u in requests if not u.startswith(("file:", "blob:", "data:"))]
-    assert outside == []
-    assert [u for u in requests if u.startswith("file:")] == [page[0].as_uri()]
-    title = chromium.find_element("css selector", "h1").text
-    assert title == 'Say "<hello>" & {{data}}'
-    assert "mel_rvq </script><b>bold</b>" in chromium.find_element("id", "info").text
-
-
-def test_head_is_painted_and_seek_moves_the_mouth(chromium, page, head):
-    _, motions, _ = page
-    gaps = [gaps_mm(head, motion) for motion in motions]
-    widest, closest = int(np.argmax(gaps[0])), int(np.argmin(gaps[0]))
-    frames = sorted({0, 7, FRAMES - 1, widest, closest})
-    for frame in frames:
-        chromium.execute_script(f"toktalk.seek({frame / mo.FPS})")
-        assert chromium.execute_script("return toktalk.frame()") == frame
-        for track in (0, 1):
-            shown = chromium.execute_script(f"return toktalk.lipGap({track})")
-            assert abs(shown - gaps[track][frame]) < 0.2, (frame, track)
-    pictures = []
-    for frame in (widest, closest):
-        chromium.execute_script(f"toktalk.seek({frame / mo.FPS})")
-        time.sleep(0.2)
-        pictures.append(pixels(chromium, "view").astype(int))
-    # Skin is red above blue, the stage is not: both heads stand there, left and right.
-    warm = pictures[0][..., 0] - pictures[0][..., 2] > 25
-    half = warm.shape[1] // 2
-    assert warm[:, :half].mean() > 0.08 and warm[:, half:].mean() > 0.08
-    assert (np.abs(pictures[0] - pictures[1]).max(-1) > 30).mean() > 0.01
-
-
-def test_painted_vertices_are_the_heads_own(chromium, page, head):
-    _, motions, _ = page
-    frame = 33
-    chromium.execute_script(f"toktalk.seek({frame / mo.FPS})")
-    chosen = np.linspace(0, len(head.v_template) - 1, 60).astype(int)
-    script = "return arguments[0].map((v) => toktalk.vertex(v, 1))"
-    shown = np.array(chromium.execute_script(script, chosen.tolist()))
-    truth = np.asarray(model.vertices(head, motions[1][frame]))[chosen]
-    assert np.abs(shown - truth).max() < 2e-5, "20 um"
-
-
-def test_between_frames_motion_is_blended(chromium, page, head):
-    _, motions, _ = page
-    chromium.execute_script(f"toktalk.seek({40.25 / mo.FPS})")
-    blend = 0.75 * motions[0][40] + 0.25 * motions[0][41]
-    expected = gaps_mm(head, blend[None])[0]
-    assert abs(chromium.execute_script("return toktalk.lipGap()") - expected) < 0.05
-
-
-def test_play_pause_keys_and_end(chromium):
-    from selenium.webdriver.common.action_chains import ActionChains
-    from selenium.webdriver.common.keys import Keys
-
-    chromium.execute_script("toktalk.seek(0)")
-    chromium.find_element("id", "play").click()
-    wait_for(chromium, "return toktalk.time() > 0.6")
-    assert chromium.execute_script("return toktalk.hasSound()")
-    start, first = time.monotonic(), chromium.execute_script("return toktalk.time()")
-    time.sleep(0.7)
-    spent = time.monotonic() - start
-    moved = chromium.execute_script("return toktalk.time()") - first
-    assert abs(moved - spent) < 0.35, "sound and face run in real time"
-    chromium.find_element("id", "view").click()
-    ActionChains(chromium).send_keys(" ").perform()
-    label = chromium.find_element("id", "play").get_attribute("aria-label")
-    assert label == "Play"
-    paused = chromium.execute_script("return toktalk.time()")
-    time.sleep(0.2)
-    assert chromium.execute_script("return toktalk.time()") == paused
-    frame = chromium.execute_script("toktalk.seek(2); return toktalk.frame()")
-    ActionChains(chromium).send_keys(Keys.ARROW_RIGHT).perform()
-    assert chromium.execute_script("return toktalk.frame()") == frame + 1
-    ActionChains(chromium).send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT).perform()
-    assert chromium.execute_script("return toktalk.frame()") == frame - 1
-    chromium.execute_script("toktalk.seek(9.8); toktalk.play()")
-    wait_for(
-        chromium,
-        "return document.getElementById('play').getAttribute('aria-label') == 'Play'",
-    )
-    assert chromium.execute_script("return toktalk.frame()") == FRAMES - 1
-
-
-def test_mouse_turns_the_head_and_key_turns_it_back(chromium):
-    from selenium.webdriver.common.action_chains import ActionChains
-
-    chromium.execute_script("toktalk.seek(1)")
-    view = chromium.find_element("id", "view")
-    ActionChains(chromium).send_keys("r").perform()
-    time.sleep(0.5)
-    before = pixels(chromium, "view").astype(int)
-    drag = ActionChains(chromium).move_to_element_with_offset(view, -80, 0)
-    drag.click_and_hold().move_by_offset(120, 0).release().perform()
-    time.sleep(0.6)
-    turned = pixels(chromium, "view").astype(int)
-    assert (np.abs(turned - before).max(-1) > 25).mean() > 0.05
-    ActionChains(chromium).send_keys("r").perform()
-    time.sleep(0.6)
-    after = pixels(chromium, "view").astype(int)
-    assert (np.abs(after - before).max(-1) > 25).mean() < 0.002
-
-
-def test_phone_width_root_joint_and_blocked_sound(head, tmp_path):
-    # Root rotation about the neck's own pivot would differ by centimetres.
-    motion = speaking(2, 50)
-    path = tmp_path / "phone.html"
-    write_page(path, head, [("only", motion)], hum(1), head_joint="root")
-    folder = tmp_path / "profile"
-    flag = "--autoplay-policy=user-gesture-required"
-    browser = start_chromium(folder, 390, 844, flag)
-    try:
-        open_page(browser, path)
-        wide = "return document.documentElement.scrollWidth"
-        assert browser.execute_script(wide) <= 390
-        assert not browser.find_elements("id", "info"), "nothing to tell, no card"
-        browser.execute_script(f"toktalk.seek({20 / mo.FPS})")
-        shown = browser.execute_script("return toktalk.vertex(0)")
-        truth = model.vertices(head, motion[20], None, "root")[0]
-        np.testing.assert_allclose(shown, np.asarray(truth), atol=2e-5)
-        # No gesture: the browser refuses the sound, the face speaks on regardless.
-        browser.execute_script("toktalk.seek(0); toktalk.play()")
-        wait_for(browser, "return toktalk.time() > 0.5")
-        assert not browser.execute_script("return toktalk.hasSound()")
-        assert "holds the sound back" in browser.find_element("id", "notice").text
-        browser.find_element("id", "view").click()
-        wait_for(browser, "return toktalk.hasSound() || !toktalk.time()", 3)
-    finally:
-        browser.quit()
 
 
 def test_head_arrays_take_identity_and_have_both_eyes(head):

@@ -86,7 +86,7 @@ function createView(take, tracks, meter, stage, curves) {
   return {
     positions,
     // Whether the view is still turning by itself.
-    paint(t) {
+    paint(t, steady) {
       if (t !== posedAt) {
         tracks.forEach((track, n) => {
           motionAt(track.motion, t * take.fps, coefficients);
@@ -97,7 +97,7 @@ function createView(take, tracks, meter, stage, curves) {
         posedAt = t;
       }
       curves.draw(t);
-      return stage ? stage.draw() : false;
+      return stage ? stage.draw(steady) : false;
     },
   };
 }

@@ -2,11 +2,11 @@
 import * as THREE from "three";
 import { OrbitControls } from "three/examples/jsm/controls/OrbitControls.js";
 import { createMaterials, studio } from "./look.js";
+import { createPace } from "./pace.js";
 import { paintFace } from "./paint.js";
 import { normalsOf } from "./skin.js";
 import { createSmoothing, lift, spread } from "./smooth.js";
 
-const MAX_PIXEL_RATIO = 2;
 const FIELD_OF_VIEW = 22;
 
 export function createStage(canvas, take, onTurn) {
@@ -14,49 +14,19 @@ export function createStage(canvas, take, onTurn) {
   const scene = createScene(renderer);
   const heads = createHeads(take);
   heads.forEach((head) => scene.add(head.mesh));
-
-  const camera = new THREE.PerspectiveCamera(FIELD_OF_VIEW, 1, 0.05, 10);
-  const controls = new OrbitControls(camera, canvas);
-  Object.assign(controls, {
-    enablePan: false,
-    enableDamping: true,
-    dampingFactor: 0.12,
-    rotateSpeed: 0.8,
-  });
-  Object.assign(controls, { minPolarAngle: 0.9, maxPolarAngle: 1.95 });
-  const frame = frameOf(take);
-  let homeDistance = 1;
+  const orbit = createOrbit(canvas, frameOf(take));
+  const pace = createPace(renderer);
 
   function fit() {
-    const width = canvas.clientWidth;
-    const height = canvas.clientHeight;
-    renderer.setPixelRatio(Math.min(window.devicePixelRatio || 1, MAX_PIXEL_RATIO));
-    renderer.setSize(width, height, false);
-    camera.aspect = width / heads.length / height;
-    camera.updateProjectionMatrix();
-    const slope = Math.tan(THREE.MathUtils.degToRad(FIELD_OF_VIEW / 2));
-    const needed = Math.max(frame.height, frame.width / camera.aspect) / 2 / slope + frame.depth;
-    const offset = camera.position.clone().sub(controls.target);
-    if (offset.lengthSq() > 0) {
-      camera.position.copy(controls.target).add(offset.multiplyScalar(needed / homeDistance));
-    }
-    homeDistance = needed;
-    controls.minDistance = 0.35 * needed;
-    controls.maxDistance = 2.2 * needed;
+    pace.apply();
+    renderer.setSize(canvas.clientWidth, canvas.clientHeight, false);
+    orbit.fit(canvas.clientWidth / heads.length / canvas.clientHeight);
   }
 
-  function home() {
-    controls.enableDamping = false; // ends the turn that still runs out
-    controls.update();
-    controls.target.copy(frame.centre);
-    const ahead = new THREE.Vector3(0.1, 0.02, 1).normalize();
-    camera.position.copy(frame.centre).add(ahead.multiplyScalar(homeDistance));
-    controls.update();
-    controls.enableDamping = true;
-  }
-
-  function draw() {
-    const moving = controls.update();
+  // Whether the view still turns by itself; `steady` as in pace.js.
+  function draw(steady) {
+    pace.frame(steady);
+    const turning = orbit.controls.update();
     const width = canvas.clientWidth / heads.length;
     renderer.setScissorTest(true);
     heads.forEach((head, i) => {
@@ -64,15 +34,50 @@ export function createStage(canvas, take, onTurn) {
       renderer.setViewport(i * width, 0, width, canvas.clientHeight);
       renderer.setScissor(i * width, 0, width, canvas.clientHeight);
       renderer.clear();
-      renderer.render(scene, camera);
+      renderer.render(scene, orbit.camera);
     });
-    return moving;
+    return turning;
   }
 
   fit();
-  home();
-  controls.addEventListener("change", onTurn);
-  return { heads, fit, home, draw };
+  orbit.home();
+  orbit.controls.addEventListener("change", onTurn);
+  return { heads, fit, home: orbit.home, draw };
+}
+
+// A camera that turns around the head and always shows all of `frame` from afar.
+function createOrbit(canvas, frame) {
+  const camera = new THREE.PerspectiveCamera(FIELD_OF_VIEW, 1, 0.05, 10);
+  const controls = new OrbitControls(camera, canvas);
+  Object.assign(controls, { enablePan: false, enableDamping: true, dampingFactor: 0.12 });
+  Object.assign(controls, { rotateSpeed: 0.8, minPolarAngle: 0.9, maxPolarAngle: 1.95 });
+  const slope = Math.tan(THREE.MathUtils.degToRad(FIELD_OF_VIEW / 2));
+  let distance = 1;
+
+  function fit(aspect) {
+    camera.aspect = aspect;
+    camera.updateProjectionMatrix();
+    const needed = Math.max(frame.height, frame.width / aspect) / 2 / slope + frame.depth;
+    const offset = camera.position
+      .clone()
+      .sub(controls.target)
+      .multiplyScalar(needed / distance);
+    camera.position.copy(controls.target).add(offset);
+    distance = needed;
+    Object.assign(controls, { minDistance: 0.35 * needed, maxDistance: 2.2 * needed });
+  }
+
+  function home() {
+    controls.enableDamping = false; // ends the turn that still runs out
+    controls.update();
+    controls.target.copy(frame.centre);
+    const ahead = new THREE.Vector3(0.1, 0.02, 1).normalize();
+    camera.position.copy(frame.centre).add(ahead.multiplyScalar(distance));
+    controls.update();
+    controls.enableDamping = true;
+  }
+
+  return { camera, controls, fit, home };
 }
 
 function createRenderer(canvas) {

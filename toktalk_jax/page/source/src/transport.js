@@ -4,23 +4,25 @@ const $ = (id) => document.getElementById(id);
 
 export function createTransport(clock, audio, paint, fps, duration) {
   let scheduled = 0;
+  let running = false; // this frame follows the one before without a pause
 
   function frame() {
     scheduled = 0;
     if (clock.playing && clock.position() >= duration) pause();
-    const turning = show();
-    if (clock.playing || turning) wake();
+    const turning = show(running);
+    running = clock.playing || turning;
+    if (running) wake();
   }
   function wake() {
     if (!scheduled) scheduled = requestAnimationFrame(frame);
   }
-  function show() {
+  function show(steady = false) {
     const t = clock.position();
     $("time").textContent = `${clockText(t)} / ${clockText(duration)}`;
     $("seek").value = t;
     $("seek").style.setProperty("--done", `${(100 * t) / duration}%`);
     $("seek").setAttribute("aria-valuetext", `${t.toFixed(2)} of ${duration.toFixed(2)} seconds`);
-    return paint(t);
+    return paint(t, steady);
   }
   function seek(t) {
     clock.seek(t);
