@@ -16,6 +16,7 @@ import pathlib
 
 import numpy as np
 from absl import app, flags, logging
+from tqdm import tqdm
 
 from toktalk_jax.evaluation import predict, report, scoring
 from toktalk_jax.sample import encode_style, make_sampler
@@ -99,8 +100,7 @@ def _predict(bundle, settings, clips, train, rows, samples, seed, validation):
     if {"stream", "mean"} & set(rows):
         sampler = make_sampler(bundle, settings)
         draws = []
-        for sample in range(samples):
-            logging.info("sample %d of %d", sample + 1, samples)
+        for sample in tqdm(range(samples), desc="samples"):
             draws.append(
                 predict.streamed(sampler, clips, styles, seed=seed, sample=sample)
             )
@@ -138,7 +138,6 @@ def _ridge(bundle, settings, clips, train, validation):
         for part in (train, validation)
     ]
     fitted = ridge.fit(*pairs, error, chunk)
-    logging.info("ridge: lambda %s of %s", fitted.penalty, fitted.errors)
     return [ridge.predict(fitted, c.tokens, _frames(c)) for c in clips]
 
 
@@ -199,6 +198,7 @@ def _hash(value):
 
 def main(argv):
     """Command line."""
+    logging.set_verbosity(logging.WARNING)  # Orbax tells its whole life at INFO
     f = flags.FLAGS
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")

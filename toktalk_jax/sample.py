@@ -24,7 +24,7 @@ import time
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from toktalk_jax import models, takes
 from toktalk_jax import motion as mo
@@ -283,6 +283,7 @@ def _speech(wav, text):
 
 def main(argv):
     """Command line."""
+    logging.set_verbosity(logging.WARNING)  # Orbax tells its whole life at INFO
     f = flags.FLAGS
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")

@@ -18,6 +18,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from toktalk_jax import models
+from toktalk_jax import motion as mo
 from toktalk_jax.training import checkpoints, logs, optim, parallel, steps
 
 
@@ -46,14 +47,13 @@ def train(config, workdir):
     checkpointer = checkpoints.Checkpointer(workdir)
     state, meta = checkpointer.restore(state)
     start = int(state.step)
-    logging.info(
-        "%s at step %d; %.2f M parameters; %d clips, %.1f min; devices %s",
-        "resumed" if meta else "started",
-        start,
-        sum(x.size for x in jax.tree.leaves(params)) / 1e6,
-        len(data.clips),
-        sum(len(clip.motion) for clip in data.clips) / 25 / 60,
-        jax.local_devices(),
+    print(
+        f"{'resumed' if meta else 'started'} at step {start}: "
+        f"{sum(x.size for x in jax.tree.leaves(params)) / 1e6:.2f} M parameters, "
+        f"{len(data.clips)} clips, "
+        f"{sum(len(clip.motion) for clip in data.clips) / mo.FPS / 60:.1f} min, "
+        f"{jax.local_device_count()} {jax.local_devices()[0].device_kind} devices",
+        flush=True,
     )
     step_fn = parallel.mapped_step(
         functools.partial(
@@ -181,6 +181,7 @@ def _progress(start, total):
 
 def main(argv):
     """Command line."""
+    logging.set_verbosity(logging.WARNING)  # Orbax tells its whole life at INFO
     del argv
     if not flags.FLAGS.workdir:
         raise app.UsageError("give --workdir DIR, where the run is kept")

@@ -171,14 +171,26 @@ def _load_ema(folder):
             f"{folder} holds a run but no complete checkpoint yet; let it train until "
             "its first save"
         )
+    # Without a target Orbax insists on the devices that saved it.
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        dict(_saved_shapes(folder, step)),
+    )
     restored = manager.restore(
         step,
         args=ocp.args.Composite(
-            ema=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore()
+            ema=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
         ),
     )
     manager.close()
     return jax.tree.map(np.asarray, restored["ema"]), restored["meta"]
+
+
+def _saved_shapes(folder, step):
+    item = (folder / "checkpoints" / str(step) / "ema").resolve()
+    with ocp.StandardCheckpointer() as reader:
+        return reader.metadata(item).item_metadata.tree
 
 
 def export(bundle, folder):
