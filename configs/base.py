@@ -44,6 +44,7 @@ def get_config(arg=""):
         window_frames=(60, 100),  # drawn per batch: context + chunk, and longer
         style_frames=(25, 100),
         style_reference="same_clip",
+        surface_weight=0.0,  # share of the loss weighted by what moves the surface
     )
     c.sample = dict(
         chunk_seconds=0.4,

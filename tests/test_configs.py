@@ -50,7 +50,7 @@ def shapes_of(config):
             batch,
             jax.random.key(0),
             models=networks,
-            live=np.ones(mo.F),
+            weights=np.ones(mo.F),
             options=train.make_options(config),
         )
         return state, loss

@@ -56,7 +56,7 @@ def bound(optimiser, options=OPTIONS):
         steps.train_step,
         models=NETWORKS,
         optimiser=optimiser,
-        live=LIVE,
+        weights=LIVE,
         options=options,
     )
 
@@ -142,7 +142,7 @@ def test_dead_coefficients_and_padding_carry_no_gradient(fresh):
             steps.cfm_sums,
             key=jax.random.key(1),
             models=NETWORKS,
-            live=LIVE,
+            weights=LIVE,
             options=OPTIONS,
         )
     )
@@ -161,7 +161,7 @@ def test_regression_has_no_noise(fresh):
         functools.partial(
             steps.cfm_sums,
             models=models_without_dropout,
-            live=LIVE,
+            weights=LIVE,
             options=options,
         )
     )
@@ -269,3 +269,17 @@ def test_logs_drop_what_comes_after_the_restored_step(tmp_path):
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="3 does not divide over 2 devices"):
         parallel.split({"x": np.zeros((3, 2))})
+
+
+def test_surface_weights_follow_what_moves_the_face():
+    from toktalk_jax.train import coefficient_weights
+
+    std = np.full(mo.F, 0.05, "f4")
+    std[48:50] = 0
+    stats = mo.Stats(np.zeros(mo.F, "f4"), std, np.zeros(1, "f4"), np.ones(1, "f4"))
+    np.testing.assert_array_equal(coefficient_weights(stats, 0.0), std > 0)
+    weights = coefficient_weights(stats, 0.8)
+    assert not weights[48:50].any() and (weights[std > 0] >= 0.2 - 1e-6).all()
+    np.testing.assert_allclose(weights[std > 0].mean(), 1, rtol=1e-5)
+    jaw, blink = weights[50], weights[mo.ARKIT_EXPRESSION.index("eyeLookUpLeft")]
+    assert jaw > 5 * blink

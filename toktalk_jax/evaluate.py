@@ -214,7 +214,7 @@ def main(argv):
             limit=f.limit or None,
         )
         reference = "ridge" if "ridge" in names else None
-        title = f"{rows[0].corpus}, {f.split} split, {f.workdir}"
+        title = f"{rows[0].corpus}, {f.split} split, {pathlib.Path(f.workdir).name}"
         out = pathlib.Path(f.out or f.workdir)
         paths = report.write_report(out, rows, title, reference, stem="evaluation")
         if f.keep_row:

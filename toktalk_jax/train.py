@@ -60,7 +60,7 @@ def train(config, workdir):
             steps.train_step,
             models=networks,
             optimiser=optimiser,
-            live=data.stats.live,
+            weights=coefficient_weights(data.stats, config.train.surface_weight),
             options=make_options(config),
         )
     )
@@ -117,6 +117,34 @@ def _loop(config, state, step_fn, batches, key, checkpointer, writer):
             checkpointer.save(state, {"seed": config.seed})
     progress.close()
     return state, metrics
+
+
+def coefficient_weights(stats, surface):
+    """[F] loss weights, mean 1 over live coefficients, 0 on dead ones.
+
+    Any positive weights have the same minimiser, E[u | x_t]; they only say where the
+    network spends itself. With `surface` s, a weight is (1 - s) + s m / mean(m), with m
+    the rms movement, per z-score, of all vertices and, as heavy again, of the
+    lips. The neck moves every vertex alike: its weight is 1.
+    """
+    live = np.asarray(stats.live)
+    if not surface:
+        return live.astype(np.float32)
+    from toktalk_jax.flame import regions
+    from toktalk_jax.flame.assets import load_head
+    from toktalk_jax.flame.model import vertices
+
+    head, step = load_head(), 1e-3
+    mean = np.asarray(stats.motion_mean)
+    poses = np.concatenate([mean[None], mean[None] + step * np.diag(stats.motion_std)])
+    faces = np.asarray(vertices(head, poses.astype(np.float32)))
+    moved = np.square((faces[1:] - faces[:1]) / step).sum(-1)  # [F, V]
+    lips = np.asarray(regions.lips(head))
+    face = live & (np.arange(mo.F) < mo.NECK.start)
+    rms = [np.sqrt(m.mean(1)) for m in (moved, moved[:, lips])]
+    share = sum(m / m[face].mean() for m in rms)
+    weights = (1 - surface) + surface * np.where(face, share / 2, 1.0)
+    return (live * weights).astype(np.float32)
 
 
 def make_optimiser(config):

@@ -48,13 +48,13 @@ def init_state(params, optimiser):
     )
 
 
-def cfm_sums(params, batch, key, *, models, live, options):
+def cfm_sums(params, batch, key, *, models, weights, options):
     """Loss sums of one device's part of the batch.
 
     Args:
       batch: see `data.pipeline`; key: the step's key.
       models: (VelocityField, StyleEncoder).
-      live: [F] 0 or 1; options: `Options`.
+      weights: [F] weight of each coefficient, 0 where it is dead; options: `Options`.
 
     Returns:
       (sum of weighted squared errors + KL term, (weights, squared-error sum)).
@@ -89,7 +89,7 @@ def cfm_sums(params, batch, key, *, models, live, options):
             *(x, t, audio, style, batch["block_id"], batch["mask"]),
         )
 
-    weight = batch["mask"][..., None] * jnp.asarray(live, jnp.float32)[None, None]
+    weight = batch["mask"][..., None] * jnp.asarray(weights, jnp.float32)[None, None]
     errors, count = flow.cfm_loss_sums(velocity, x0, x1, t, audio, style, weight)
     kl = -0.5 * (1 + logvar - mean**2 - jnp.exp(logvar)).sum()
     # KL is a mean over rows; it enters scaled by the elements of its rows.
@@ -129,7 +129,7 @@ class Options:
     ema_decay: float = flax.struct.field(pytree_node=False, default=0.9999)
 
 
-def train_step(state, batch, key, *, models, optimiser, live, options):
+def train_step(state, batch, key, *, models, optimiser, weights, options):
     """One update: (state, batch of one device, root key) -> (state, metrics).
 
     Runs under pmap with axis name `parallel.AXIS`. The root key is folded with the
@@ -137,7 +137,7 @@ def train_step(state, batch, key, *, models, optimiser, live, options):
     """
     key = jax.random.fold_in(key, state.step)
     loss = functools.partial(
-        cfm_sums, batch=batch, key=key, models=models, live=live, options=options
+        cfm_sums, batch=batch, key=key, models=models, weights=weights, options=options
     )
     gradient, (errors, count) = jax.grad(loss, has_aux=True)(state.params)
     gradient, errors, count = lax.psum((gradient, errors, count), parallel.AXIS)
