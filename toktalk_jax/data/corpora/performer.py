@@ -52,7 +52,8 @@ LOWER_LIP = 0.42  # mouthLowerDown of an open vowel at gain 1
 # on its inner lip landmarks): per radian of jaw, per funnel, and less by what presses
 # them together already, the smile and the seal's own press and roll.
 CLOSE_PER_JAW, CLOSE_PER_FUNNEL = 2.70, 0.37
-LESS_PER_SMILE, LESS_PER_SEAL = 0.08, 0.02
+LESS_PER_SMILE, LESS_PER_SEAL = 0.08, 0.01
+SEAL_ROLL = 0.07  # of the upper lip, which else stands before the lower
 SMOOTH_S = 0.012  # rounds the cusps that exponential dominance leaves
 NEUTRAL = Style()
 
@@ -300,7 +301,6 @@ def _mouth(axes, clock, style, rng):
         "mouthFunnel": funnel,
         "mouthClose": seal * close,
         "mouthRollLower": 0.5 * a["tuck"],
-        # The upper lip of the head stands 1.3 mm before the lower.
-        "mouthRollUpper": 0.18 * seal,
+        "mouthRollUpper": SEAL_ROLL * seal,
         "tongueOut": 0.2 * a["tongue"],
     }
