@@ -78,4 +78,5 @@ def score_lines(scores):
 
 
 def short(value):
+    """Three digits of a float; anything else as text."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
