@@ -122,11 +122,13 @@ const LASH_COLOUR = `
 float reach = clamp((length(vEye) - 1.0) / (vEye.y > 0.0 ? 0.55 : 0.34), 0.0, 1.0);
 float around = atan(vEye.y, vEye.x) * 30.0 + sign(vEye.x) * reach * 2.0;
 float strand = noise(vec3(around, 3.0, 1.0)) * 0.55 + noise(vec3(around * 2.3, 7.0, 1.0)) * 0.45;
+strand = mix(strand, 0.5, smoothstep(0.6, 1.6, fwidth(around))); // too fine for the pixels
 float density = smoothstep(reach * 0.75 - 0.12, reach * 0.75 + 0.28, strand) * (1.0 - reach);
 diffuseColor.a *= density * (vEye.y > 0.0 ? 0.95 : 0.5);
 `;
 
-export function createMaterials(painted, middle) {
+// `lined`: the mouth is a closed bag; otherwise one looks through it at the skin's back.
+export function createMaterials(painted, middle, lined) {
   const uniforms = {
     paint: { value: painted ? painted.texture : blank() },
     middle: { value: middle },
@@ -140,7 +142,7 @@ export function createMaterials(painted, middle) {
       {
         color: 0xd9a383,
         roughness: 0.56,
-        side: THREE.DoubleSide,
+        side: lined ? THREE.FrontSide : THREE.DoubleSide,
         transparent: true,
         specularIntensity: 0.75,
         forceSinglePass: true,

@@ -112,12 +112,14 @@ function createHeads(take) {
   const { arrays } = take;
   const rest = arrays.template.values;
   const painted = arrays.mark_places ? paintFace(arrays.mark_places.values) : null;
-  const materials = createMaterials(painted, (mouthPlace(arrays) || [0])[0]);
   const { index, groups } = sortedFaces(
     arrays.faces.values,
     arrays.face_groups.values,
     take.groups.length,
   );
+  const lined = groups.some(({ group }) => take.groups[group] === "teeth");
+  const materials = createMaterials(painted, (mouthPlace(arrays) || [0])[0], lined);
+  const veils = take.groups.map((name) => veil(materials.skin.side, name === "skin"));
   const smoothing = createSmoothing(index, rest.length / 3);
   const shared = {
     rest: new THREE.BufferAttribute(spread(smoothing, rest, 3), 3),
@@ -141,12 +143,9 @@ function createHeads(take) {
       geometry,
       take.groups.map((name) => materials[name] || materials.skin),
     );
-    const veil = new THREE.Mesh(
-      geometry,
-      take.groups.map((name) => depthOnly(name === "skin")),
-    );
-    mesh.frustumCulled = veil.frustumCulled = false;
-    mesh.add(veil);
+    const under = new THREE.Mesh(geometry, veils);
+    mesh.frustumCulled = under.frustumCulled = false;
+    mesh.add(under);
     return {
       mesh,
       // The head's own vertices: what the page poses, and what its lip gap is read from.
@@ -164,13 +163,14 @@ function createHeads(take) {
 
 // Puts the skin into the depth buffer first: where the neck fades out, only its nearest
 // layer is then blended. Pushed back a little, for the two programs round differently.
-function depthOnly(visible) {
-  const back = { polygonOffset: true, polygonOffsetFactor: 2, polygonOffsetUnits: 8 };
+function veil(side, visible) {
   return new THREE.MeshBasicMaterial({
     colorWrite: false,
-    side: THREE.DoubleSide,
+    side,
     visible,
-    ...back,
+    polygonOffset: true,
+    polygonOffsetFactor: 2,
+    polygonOffsetUnits: 8,
   });
 }
 
