@@ -203,6 +203,7 @@ def test_play_pause_keys_and_end(chromium):
     assert chromium.execute_script("return toktalk.frame()") == FRAMES - 1
 
 
+@pytest.mark.long
 def test_mouse_turns_the_head_and_key_turns_it_back(chromium):
     from selenium.webdriver.common.action_chains import ActionChains
 
@@ -229,6 +230,7 @@ def phone(tmp_path_factory):
     browser.quit()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("joint", ["neck", "root"])
 def test_bare_head_on_a_phone(phone, head, tmp_path, joint):
     # As FLAME's own file: no groups, no landmarks, correctives on every joint.
@@ -253,6 +255,7 @@ def test_bare_head_on_a_phone(phone, head, tmp_path, joint):
     np.testing.assert_allclose(shown, np.asarray(truth), atol=2e-5)
 
 
+@pytest.mark.long
 def test_face_moves_where_sound_is_blocked(phone, page):
     open_page(phone, page[0])
     # No gesture: the browser refuses the sound, the face speaks on regardless.
