@@ -7,7 +7,6 @@ tracked ones do. The tracked face and the head differ in shape: displacements fr
 talker's neutral are fitted, scaled to the head, never positions.
 """
 
-import functools
 import hashlib
 from typing import NamedTuple
 
@@ -34,12 +33,13 @@ from toktalk_jax.flame.landmarks import (
     surface_points,
 )
 
-RULES = "1"  # raise it with every change that moves a fit: caches hang on it
+RULES = "2"  # raise it with every change that moves a fit: caches hang on it
 FITTED = 53  # expression and jaw; the neck comes from the tracker's pose
 DEPTH_WEIGHT = 0.3  # a single camera sees depth badly
 EXPRESSION_BOUNDS = (0.0, 1.0)  # the stand-in's ARKit shapes; (-3, 3) suits FLAME
 GAP_WEIGHT = 1.0  # how far the lips part, against where they are
 STILL_REACH = 0.055  # metres from the middle: the tracker guesses the face's sides
+SWEEPS, POSE_SWEEPS = 8, (1, 2, 3, 4)
 JAW_RIDGE = 10.0  # a radian of jaw against a whole shape
 # Radians: opening, turn to the side, roll.
 JAW_LOW, JAW_HIGH = (-0.05, -0.12, -0.05), (0.6, 0.12, 0.05)
@@ -139,7 +139,6 @@ def fit_landmarks(
     ridge=0.5,
     steady=0.5,
     expression_bounds=EXPRESSION_BOUNDS,
-    iterations=(3, 4),
 ):
     """Expression and jaw whose landmarks move as the tracked ones.
 
@@ -147,7 +146,7 @@ def fit_landmarks(
     squared distance (mm) of the head's points to the carried ones, depth counting 0.3,
     plus `ridge` (mm^2) times each squared coefficient and `steady` times that for each
     squared difference from the neighbouring frames. Gauss-Newton with projected Newton
-    steps; after the first rounds the pose that the tracker left in is taken out.
+    steps; after the first few the pose that the tracker left in is taken out.
 
     Args:
       head: `assets.Head`, or its `Rig` from `prepare` where many clips follow.
@@ -156,7 +155,6 @@ def fit_landmarks(
       neck: [T, 3] axis-angle of the head's turn, copied into the motion; None is zeros.
       scale: metres on the head per landmark unit; None fits face to face.
       expression_bounds: lower and upper end of every expression coefficient.
-      iterations: rounds before and after the leftover pose is taken out.
 
     Returns:
       `Fit`.
@@ -173,9 +171,10 @@ def fit_landmarks(
     low, high = _bounds(rig.head, expression_bounds)
     x = jnp.broadcast_to(jnp.clip(0.0, low, high)[None], (padded, FITTED))
     fixed = (jnp.asarray(default_weights()), low, high, ridge, steady)
-    x, fitted = _solve(rig.head, rig.weights, filled, x, *fixed, iterations[0])
-    filled = filled - leftover_pose(filled - np.asarray(fitted), rig.rest)
-    x, fitted = _solve(rig.head, rig.weights, filled, x, *fixed, iterations[1])
+    for k in range(SWEEPS):
+        x, fitted = _sweep(rig.head, rig.weights, filled, x, *fixed)
+        if k in POSE_SWEEPS:
+            filled = filled - leftover_pose(filled - np.asarray(fitted), rig.rest)
     target = filled[: len(target)]
     motion = np.zeros((len(target), mo.F), np.float32)
     motion[:, :FITTED] = np.asarray(x)[: len(target)]
@@ -207,9 +206,13 @@ def _bounds(small, expression_bounds):
     return jnp.asarray(low, jnp.float32), jnp.asarray(high, jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnames="iterations")
-def _solve(small, bary, target, start, weights, low, high, ridge, steady, iterations):
-    """Gauss-Newton over all frames; a frame's neighbours enter by their last values."""
+@jax.jit
+def _sweep(small, bary, target, x, weights, low, high, ridge, steady):
+    """A Gauss-Newton step of every frame; neighbours enter by their last values.
+
+    Returns:
+      (x [T, 53], points [T, 478, 3]).
+    """
     prior = jnp.where(high > low, ridge, 1.0).at[50:].set(JAW_RIDGE * ridge)
     axes = 1e3 * jnp.array([1.0, 1.0, DEPTH_WEIGHT])[:, None]
     # A shape's points turn with the jaw by its skinning share (exact but for the spread
@@ -233,12 +236,8 @@ def _solve(small, bary, target, start, weights, low, high, ridge, steady, iterat
         gradient = jacobian.T @ error + prior * x + steady * prior * (x - neighbours)
         return _box_newton(x, hessian, gradient, low, high)
 
-    def sweep(x, _):
-        ahead = jnp.concatenate([x[1:], x[-1:]])
-        behind = jnp.concatenate([x[:1], x[:-1]])
-        return jax.vmap(frame)(x, target, (ahead + behind) / 2), None
-
-    x, _ = jax.lax.scan(sweep, start, length=iterations)
+    ahead, behind = jnp.concatenate([x[1:], x[-1:]]), jnp.concatenate([x[:1], x[:-1]])
+    x = jax.vmap(frame)(x, target, (ahead + behind) / 2)
     return x, jax.vmap(points)(x)
 
 

@@ -15,6 +15,7 @@ import soundfile
 
 from toktalk_jax import motion as mo
 from toktalk_jax.data.corpora.grid_talker import (
+    BROKEN_FILE,
     clip_frames,
     normalised_landmarks,
     open_talker,
@@ -63,14 +64,15 @@ def fit_talker(talker, head, cache=None, progress=None):
       progress: wraps the iterable of clip ids (tqdm).
     """
     key = _fit_key(talker, head)
-    if (
-        cache is not None
-        and (kept := _from_cache(pathlib.Path(cache), key)) is not None
-    ):
+    kept = None if cache is None else _from_cache(pathlib.Path(cache), key)
+    if kept is not None:
         return kept
     neutral, rig = talker_neutral(talker), fit.prepare(head)
-    clips = talker.clip_ids if progress is None else progress(talker.clip_ids)
-    motion = np.concatenate([fit_clip(talker, c, rig, neutral).motion for c in clips])
+    motion = np.full((len(talker.components), mo.F), np.nan, np.float32)
+    for clip_id in talker.clip_ids if progress is None else progress(talker.clip_ids):
+        rows = clip_frames(talker, clip_id)
+        if _tracked(talker, rows):
+            motion[rows] = fit_clip(talker, clip_id, rig, neutral).motion
     if cache is not None:
         cache = pathlib.Path(cache)
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +96,7 @@ def _from_cache(path, key):
     try:
         with np.load(path, allow_pickle=False) as stored:
             return stored["motion"] if str(stored["key"]) == key else None
-    except (KeyError, ValueError, OSError, EOFError):
+    except BROKEN_FILE:
         return None  # a broken cache is made anew
 
 

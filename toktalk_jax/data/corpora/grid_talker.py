@@ -7,6 +7,7 @@ components and head pose of every frame (25 fps), `word_alignments.json` the wor
 import json
 import pathlib
 import re
+import zipfile
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ from toktalk_jax import motion as mo
 from toktalk_jax.flame import landmarks
 
 FILES = ("audio_16k.flac", "tracks.npz", "word_alignments.json")
+# What NumPy raises for an npz that is not one, or is cut short.
+BROKEN_FILE = (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile)
 SILENCE = ("sil", "sp")
 CLOSED_SHARE = 0.3  # of a talker's silent frames, the closed ones are the neutral
 
@@ -87,7 +90,7 @@ def _load_tracks(path):
     try:
         with np.load(path, allow_pickle=False) as stored:
             tracks = {key: stored[key] for key in needed}
-    except (KeyError, ValueError, OSError, EOFError) as error:
+    except BROKEN_FILE as error:
         raise ValueError(
             f"{path} is no GRID track file ({error}); expected {needed}"
         ) from error
