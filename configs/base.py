@@ -24,12 +24,14 @@ def get_config(arg=""):
     c = ConfigDict()
     c.seed = 0
     c.dataset = ""  # a directory made by tools.export_tokens
+    c.head = ""  # FLAME file of the dataset's face model; empty is the stand-in
     c.tokenizer = "mimi"  # the dataset must have been made with it
     c.total_steps = 400_000
     c.batch_size = 32
     c.model = dict(
         channels=(256, 256), blocks_per_stage=4, mid_blocks=12, heads=8, head_dim=64
     )
+    c.model.skip_std = 0.0  # 0 is the paper; see models.velocity.linear_velocity
     c.style = dict(width=256, hidden=512, heads=8, dropout=0.2)
     c.train = dict(
         objective="flow",  # or "regression", the same U-Net as a plain regressor
@@ -53,6 +55,7 @@ def get_config(arg=""):
         guidance=0.3,
         known="noised",
         grid="linear",
+        temperature=1.0,  # scale of the noise at sampling; 1 is the paper
     )
     c.log_every = 100
     c.save_every = 5000

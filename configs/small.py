@@ -26,11 +26,12 @@ def get_config(arg=""):
     chosen = base.parse(arg, CHOICES)
     c = base.get_config()
     c.tokenizer = "lyra" if "lyra" in chosen else "mel_rvq"
-    c.total_steps = 12_000
+    c.total_steps = 14_000
     c.batch_size = 16
     c.model.update(
-        channels=(64, 64), blocks_per_stage=1, mid_blocks=2, heads=2, head_dim=64
+        channels=(96, 96), blocks_per_stage=1, mid_blocks=2, heads=2, head_dim=64
     )
+    c.model.skip_std = 0.5  # what a token leaves open of a z-score, measured on GRID
     c.style.update(width=64, hidden=128)
     c.train.update(
         learning_rate=1e-3,
@@ -38,6 +39,8 @@ def get_config(arg=""):
         decay="cosine",
         ema_decay=0.999,
         style_frames=(25, 50),
+        window_frames=(60,),  # context + chunk; GRID's clips have 74 frames
+        surface_weight=0.8,
     )
     c.log_every, c.save_every, c.eval_every = 50, 1000, 0
     c.eval_clips = 50

@@ -78,7 +78,7 @@ def tiny_dataset(tmp_path_factory):
     path = tmp_path_factory.mktemp("tiny") / "dataset"
     path.mkdir()
     tokenizer.save(path / "tokenizer_state.npz")
-    facts = {"corpus": "tiny", "head_joint": "neck", "face_model": "stand-in"}
+    facts = {"corpus": "tiny", "head_joint": "neck", "face_model": "stand_in"}
     shards = {"train": 2, "validation": 1, "test": 1}
     builder.export(lambda on_skip: clips, path, tokenizer, about=facts, shards=shards)
     return path

@@ -1,5 +1,6 @@
 """train, sample and evaluate from end to end on a dataset of seconds."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import soundfile
 from configs import small
 from tests.conftest import ROOT
 from toktalk_jax import evaluate, sample, train
+from toktalk_jax.flame import assets
 from toktalk_jax.page import read_page
 from toktalk_jax.training import checkpoints
 
@@ -71,6 +73,22 @@ def test_sampling_a_wav_writes_motion_report_and_page(tiny_run, wav, tmp_path):
     assert "real_time_factor" in (tmp_path / "report.md").read_text()
     page = read_page(tmp_path / "watch.html")
     assert len(page["arrays"]["motion_0"]) == len(motion)
+
+
+def test_a_face_of_another_head_is_not_shown_on_ours(tiny_run, wav, tmp_path):
+    """Motion is written, no page; a wrong head is refused, and scores are refused."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run / "bundle", run)
+    facts = json.loads((run / "dataset.json").read_text())
+    facts["face_model"] = "flame2020"
+    (run / "dataset.json").write_text(json.dumps(facts))
+    report = run_sample(run, tmp_path / "out", wav=str(wav))
+    assert "flame2020; give --head" in report["watch"]
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"motion.npz", "report.json", "report.md"}
+    stand_in = assets.__file__.replace("assets.py", "data/stand_in_head.npz")
+    with pytest.raises(ValueError, match="'stand_in_head'"):
+        run_sample(run, tmp_path / "out", wav=str(wav), head=stand_in)
 
 
 def test_a_wav_equals_its_own_tokens(tiny_run, wav, tmp_path):
@@ -228,6 +246,32 @@ def test_command_lines_fail_in_one_line(tiny_dataset, tmp_path):
 def test_help_helps(module):
     done = command(f"toktalk_jax.{module}", "--help")
     assert "--workdir" in done.stdout
+
+
+@pytest.mark.long
+def test_a_full_disk_stops_a_training_that_then_resumes(tiny_dataset, tmp_path):
+    """On file systems of several sizes, so that several stages run out."""
+    config = smoke(tiny_dataset)
+    train.train(config, tmp_path / "whole")
+    wanted = checkpoints.load(tmp_path / "whole").meta["hash"]
+    disk, failed = tmp_path / "disk", set()
+    disk.mkdir()
+    for kilobytes in (8, 300, 1500, 3000, 4500, 6000):
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(disk)]
+        if subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("mounting a small file system needs root")
+        try:
+            try:
+                train.train(config, disk / "run")
+            except OSError as error:
+                assert error.errno == errno.ENOSPC and "the disk is full" in str(error)
+                failed.add(kilobytes)
+            subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+            train.train(config, disk / "run")
+            assert checkpoints.load(disk / "run").meta["hash"] == wanted
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
+    assert {8, 1500} <= failed
 
 
 def test_a_killed_training_resumes(tiny_dataset, tmp_path):

@@ -330,3 +330,17 @@ def test_landmark_embeddings(head, arrays, tmp_path, monkeypatch):
 def test_region_hash_names_the_set():
     assert regions.region_hash([3, 1, 2]) == regions.region_hash(np.array([1, 2, 3, 3]))
     assert regions.region_hash([1, 2, 3]) != regions.region_hash([1, 2, 4])
+
+
+def test_a_dataset_gets_the_head_that_it_was_made_with(arrays, tmp_path):
+    path = tmp_path / "flame2020.npz"
+    np.savez(path, **arrays)
+    own = assets.load_head(path)
+    facts = {"face_model": own.name, "face_hash": own.hash()}
+    assert assets.head_of(facts, path).hash() == own.hash()
+    assert assets.head_of({"face_model": "stand_in"}) is assets.load_head()
+    with pytest.raises(ValueError, match="'flame2020'.*no head file was given"):
+        assets.head_of(facts)
+    np.savez(path, **arrays | {"v_template": arrays["v_template"] * 1.1})
+    with pytest.raises(ValueError, match="the FLAME file that the dataset was made"):
+        assets.head_of(facts, path)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from toktalk_jax import models
+from toktalk_jax.models import velocity
 
 TINY = dict(blocks_per_stage=1, mid_blocks=2, heads=2, head_dim=8, out_dim=56)
 
@@ -98,6 +99,28 @@ def test_a_constant_time_per_frame_is_a_time_per_row(field):
     late = np.repeat(t[:, None], 16, 1)
     late[:, 8:] = 1.0
     assert np.abs(apply(params, x, late, audio, style) - per_row).max() > 1e-3
+
+
+def test_the_linear_velocity_is_the_best_linear_guess():
+    """Against least squares on samples of the path, and exact at both ends."""
+    rng = np.random.default_rng(0)
+    x0, x1 = rng.normal(size=200_000), 0.5 * rng.normal(size=200_000)
+    times = np.array([0.0, 0.2, 0.5, 0.8, 1.0])
+    ours = np.asarray(velocity.linear_velocity(times, 0.5))[:, 0, 0]
+    for t, c in zip(times, ours, strict=True):
+        x = (1 - t) * x0 + t * x1
+        assert abs(c - (x * (x1 - x0)).mean() / (x * x).mean()) < 0.02
+    np.testing.assert_allclose(ours[[0, -1]], [-1, 1], atol=1e-6)
+
+
+def test_the_skip_adds_a_multiple_of_the_motion_and_no_parameter(field):
+    model, params, apply = field
+    x, t, audio, style = inputs(2, 16)
+    mask = np.arange(16)[None] < np.array([[16], [10]])
+    with_skip = model.clone(skip_std=0.5).apply(params, x, t, audio, style, None, mask)
+    added = with_skip - apply(params, x, t, audio, style, None, mask)
+    expected = np.asarray(velocity.linear_velocity(t, 0.5)) * x * mask[..., None]
+    np.testing.assert_allclose(added, expected, atol=1e-4)
 
 
 def test_odd_lengths_come_back_odd(field):

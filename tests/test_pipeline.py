@@ -99,7 +99,7 @@ def test_windows_are_cut_where_they_say():
     for row in rows(take(CLIPS, 60)):
         valid = row["mask"]
         count, size = int(valid.sum()), len(valid)
-        assert valid[:count].all() and count >= windows.MIN_TARGET
+        assert valid[:count].all() and count >= size // 2
         clip = CLIPS[int(row["motion"][0, 0]) - 1]
         start = int(row["motion"][0, 1])
         assert start % 2 == 0
@@ -114,7 +114,7 @@ def test_windows_are_cut_where_they_say():
         starts[start * 4 // len(clip.motion)] += 1
         past_end += count < size
     assert past_end > 20  # windows may run past the end
-    assert min(starts.values()) > 70 and set(starts) == {0, 1, 2, 3}  # anywhere
+    assert min(starts.values()) > 40 and set(starts) == {0, 1, 2, 3}  # anywhere
 
 
 def test_every_epoch_has_every_clip_once():

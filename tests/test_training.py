@@ -272,13 +272,15 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 
 def test_surface_weights_follow_what_moves_the_face():
+    from toktalk_jax.flame import assets
     from toktalk_jax.train import coefficient_weights
 
+    head = assets.load_head()
     std = np.full(mo.F, 0.05, "f4")
     std[48:50] = 0
     stats = mo.Stats(np.zeros(mo.F, "f4"), std, np.zeros(1, "f4"), np.ones(1, "f4"))
-    np.testing.assert_array_equal(coefficient_weights(stats, 0.0), std > 0)
-    weights = coefficient_weights(stats, 0.8)
+    np.testing.assert_array_equal(coefficient_weights(stats, 0.0, head), std > 0)
+    weights = coefficient_weights(stats, 0.8, head)
     assert not weights[48:50].any() and (weights[std > 0] >= 0.2 - 1e-6).all()
     np.testing.assert_allclose(weights[std > 0].mean(), 1, rtol=1e-5)
     jaw, blink = weights[50], weights[mo.ARKIT_EXPRESSION.index("eyeLookUpLeft")]

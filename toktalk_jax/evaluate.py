@@ -39,7 +39,7 @@ def evaluate(config, workdir, *, rows, split="test", samples=8, seed=0, limit=No
       ValueError: an unknown row, or a dataset that the model was not made for.
     """
     from toktalk_jax.data import pipeline
-    from toktalk_jax.flame.assets import load_head
+    from toktalk_jax.flame.assets import head_of
 
     unknown = [name for name in rows if name not in ROWS]
     if unknown:
@@ -53,9 +53,10 @@ def evaluate(config, workdir, *, rows, split="test", samples=8, seed=0, limit=No
     if not clips:
         raise ValueError(f"{config.dataset} has no {split} clips to score")
     settings = config.sample.to_dict()
-    head = load_head()
+    head = head_of(bundle.dataset, config.head)
     predictions = _predict(
-        bundle, settings, clips, train, rows, samples, seed, lambda: get("validation")
+        *(bundle, settings, head, clips, train, rows, samples, seed),
+        lambda: get("validation"),
     )
     control = predictions.get("whole")
     chunk = make_sampler(bundle, settings).chunk_frames
@@ -92,7 +93,7 @@ def _row_name(name, bundle, samples):
     return f"{objective} {name}" if name in ("stream", "whole") else name
 
 
-def _predict(bundle, settings, clips, train, rows, samples, seed, validation):
+def _predict(bundle, settings, head, clips, train, rows, samples, seed, validation):
     """{row: list of motion [T, F], or of samples [k, T, F] for "stream"}."""
     out = {}
     if {"stream", "mean", "whole"} & set(rows):
@@ -120,15 +121,13 @@ def _predict(bundle, settings, clips, train, rows, samples, seed, validation):
         mean = static.fit(clip.motion for clip in train)
         out["static"] = [static.predict(mean, _frames(clip)) for clip in clips]
     if "ridge" in rows:
-        out["ridge"] = _ridge(bundle, settings, clips, train, validation())
+        chunk = make_sampler(bundle, settings).chunk_frames
+        out["ridge"] = _ridge(head, chunk, clips, train, validation())
     return out
 
 
-def _ridge(bundle, settings, clips, train, validation):
+def _ridge(head, chunk, clips, train, validation):
     from toktalk_jax.baselines import ridge
-    from toktalk_jax.flame.assets import load_head
-
-    head, chunk = load_head(), make_sampler(bundle, settings).chunk_frames
 
     def error(prediction, truth):
         return scoring.score_clip(head, prediction, truth, chunk_frames=chunk)["lve_mm"]

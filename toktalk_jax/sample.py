@@ -39,7 +39,7 @@ def make_sampler(bundle, settings=None, **options):
 
     Args:
       settings: `sample` block of a config (chunk_seconds, context_frames, num_steps,
-        guidance, known, grid); None: the bundle's own.
+        guidance, known, grid, temperature); None: the bundle's own.
       options: overrides of `Sampler`'s own arguments, for instance chunk_frames.
     """
     settings = dict(bundle.config["sample"] if settings is None else settings)
@@ -231,8 +231,12 @@ def sample(
     weights="",
     settings=None,
     evaluation="",
+    head="",
 ):
     """Run one sample from the command line's values; returns the report.
+
+    A checkpoint of a FLAME face without its file (`head`) still gives motion.npz; the
+    page is then left out, and the report says why.
 
     Raises:
       ValueError, FileNotFoundError: inputs that cannot be animated; says why.
@@ -267,8 +271,26 @@ def sample(
     }
     if evaluation:
         report["evaluation"] = json.loads(pathlib.Path(evaluation).read_text())
-    takes.write(out, motion, sampler, bundle, report, audio, style)
+    shown = head_to_show(bundle, head)
+    if shown is None:
+        report["watch"] = (
+            f"no page: the face model is {bundle.dataset['face_model']}; give --head"
+        )
+    takes.write(out, motion, sampler, bundle, report, audio, style, shown)
     return report
+
+
+def head_to_show(bundle, path):
+    """The head of a bundle's motion; None if it is a FLAME head and no file is given.
+
+    Raises:
+      ValueError: the file is of another head.
+    """
+    from toktalk_jax.flame import assets
+
+    if not path and bundle.dataset["face_model"] != "stand_in":
+        return None
+    return assets.head_of(bundle.dataset, path)
 
 
 def _speech(wav, text):
@@ -299,6 +321,7 @@ def main(argv):
             weights=f.weights,
             settings=f.config.sample.to_dict() if f.config else None,
             evaluation=f.evaluation,
+            head=f.head,
         )
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"sample: {error}") from None
@@ -319,6 +342,7 @@ def define_flags():
     flags.DEFINE_string("tokens", "", ".npz of token embeddings")
     flags.DEFINE_string("style", "neutral", "shipped name, style .npz, or none")
     flags.DEFINE_string("weights", "", "weights of the tokenizer, where it needs some")
+    flags.DEFINE_string("head", "", "FLAME file of the checkpoint's face model")
     flags.DEFINE_string("out", "out", "directory to write")
     flags.DEFINE_integer("seed", 0, "seed of the noise")
     flags.DEFINE_string("evaluation", "", "evaluation.json to put into the report")

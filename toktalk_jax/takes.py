@@ -21,8 +21,8 @@ def timing_summary(chunks, chunk_frames):
     }
 
 
-def write(out, motion, sampler, bundle, report, audio=None, style=""):
-    """Write motion.npz, report.json, report.md and, with sound, watch.html."""
+def write(out, motion, sampler, bundle, report, audio=None, style="", head=None):
+    """Write motion.npz, report.json, report.md and, with sound and head, watch.html."""
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     joint = bundle.dataset.get("head_joint", "neck")
@@ -48,14 +48,13 @@ def write(out, motion, sampler, bundle, report, audio=None, style=""):
     lines += [f"| {k} | {short(v)} |" for k, v in flat.items()]
     lines += score_lines(scores) if scores else []
     (out / "report.md").write_text("\n".join(lines) + "\n")
-    if audio is not None:
-        from toktalk_jax.flame.assets import load_head
+    if audio is not None and head is not None:
         from toktalk_jax.page import write_page
 
         info = {k: short(v) for k, v in flat.items()}
         write_page(
             out / "watch.html",
-            load_head(),
+            head,
             [("TokTalk", motion)],
             audio,
             title="TokTalk",

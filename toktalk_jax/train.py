@@ -30,11 +30,16 @@ def train(config, workdir):
 
     Raises:
       ValueError: a config that cannot train, or a dataset made for something else.
+      OSError: the disk is full; the same call resumes.
     """
+    with checkpoints.clear_disk_errors(workdir):
+        return _train(config, pathlib.Path(workdir))
+
+
+def _train(config, workdir):
     from toktalk_jax.data import pipeline
 
     check_config(config)
-    workdir = pathlib.Path(workdir)
     data = pipeline.load(config.dataset, "train", tokenizer=config.tokenizer)
     checkpoints.start_workdir(
         workdir, config.to_dict(), data.stats, data.metadata, data.tokenizer_state
@@ -60,7 +65,7 @@ def train(config, workdir):
             steps.train_step,
             models=networks,
             optimiser=optimiser,
-            weights=coefficient_weights(data.stats, config.train.surface_weight),
+            weights=loss_weights(config, data),
             options=make_options(config),
         )
     )
@@ -119,7 +124,22 @@ def _loop(config, state, step_fn, batches, key, checkpointer, writer):
     return state, metrics
 
 
-def coefficient_weights(stats, surface):
+def loss_weights(config, data):
+    """[F] `coefficient_weights` of a config and its `pipeline.Dataset`.
+
+    Raises:
+      ValueError: config.head is not the head of the dataset.
+    """
+    surface = config.train.surface_weight
+    if not surface:
+        return np.asarray(data.stats.live, np.float32)
+    from toktalk_jax.flame import assets
+
+    head = assets.head_of(data.metadata, config.head)
+    return coefficient_weights(data.stats, surface, head)
+
+
+def coefficient_weights(stats, surface, head):
     """[F] loss weights, mean 1 over live coefficients, 0 on dead ones.
 
     Any positive weights have the same minimiser, E[u | x_t]; they only say where the
@@ -127,14 +147,10 @@ def coefficient_weights(stats, surface):
     the rms movement, per z-score, of all vertices and, as heavy again, of the
     lips. The neck moves every vertex alike: its weight is 1.
     """
-    live = np.asarray(stats.live)
-    if not surface:
-        return live.astype(np.float32)
     from toktalk_jax.flame import regions
-    from toktalk_jax.flame.assets import load_head
     from toktalk_jax.flame.model import vertices
 
-    head, step = load_head(), 1e-3
+    live, step = np.asarray(stats.live), 1e-3
     mean = np.asarray(stats.motion_mean)
     poses = np.concatenate([mean[None], mean[None] + step * np.diag(stats.motion_std)])
     faces = np.asarray(vertices(head, poses.astype(np.float32)))

@@ -67,19 +67,8 @@ def export(
       OSError: the disk is full; the same call resumes.
     """
     out = pathlib.Path(out)
-    plan = {
-        **about,
-        "tokenizer": tokenizer.name,
-        "tokenizer_hash": tokenizer.hash,
-        "rate_hz": tokenizer.rate_hz,
-        "dim": tokenizer.dim,
-        "lookahead_s": tokenizer.lookahead_s,
-        "augment": augment,
-        "seed": seed,
-        "with_audio": with_audio,
-        "shards": shards,
-    }
-    plan = json.loads(json.dumps(plan))  # tuples become lists, as when read back
+    settings = dict(augment=augment, seed=seed, with_audio=with_audio, shards=shards)
+    plan = _plan(about, tokenizer, settings)
     codes = tokenizer.encode(np.zeros(mo.SAMPLES_PER_TOKEN, np.float32)).shape[1]
     kinds = features(tokenizer.dim, codes, with_audio)
     with _clear_disk_errors(out):
@@ -99,6 +88,20 @@ def export(
         metadata = _describe(out, plan, kinds, dead_below)
         shutil.rmtree(out / spool.FOLDER)
     return metadata
+
+
+def _plan(about, tokenizer, settings):
+    """What decides every byte of an export; another plan may not go on in its place."""
+    plan = {
+        **about,
+        "tokenizer": tokenizer.name,
+        "tokenizer_hash": tokenizer.hash,
+        "rate_hz": tokenizer.rate_hz,
+        "dim": tokenizer.dim,
+        "lookahead_s": tokenizer.lookahead_s,
+        **settings,
+    }
+    return json.loads(json.dumps(plan))  # tuples become lists, as when read back
 
 
 def features(dim, codes, with_audio):

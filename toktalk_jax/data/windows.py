@@ -12,7 +12,7 @@ from toktalk_jax import motion as mo
 from toktalk_jax.data import augment
 
 STYLE_REFERENCES = ("same_clip", "same_window", "same_speaker")
-MIN_TARGET = 10  # frames of a window that lie inside its clip, where it has as many
+MIN_STYLE = 10  # frames of the shortest style reference, 0.4 s
 _LENGTH, _ROW, _EPOCH = 0, 1, 2  # streams of random numbers under one seed
 
 
@@ -76,7 +76,8 @@ def row(clips, another, index, window, *, seed, style_frames, style_reference, b
     rng = np.random.default_rng([seed, _ROW, index])
     clip = clips[chosen]
     frames = frames_of(clip)
-    start = 2 * int(rng.integers(max(frames - MIN_TARGET, 0) // 2 + 1))
+    # Anywhere, but half the window inside the clip: the rest would be padding.
+    start = 2 * int(rng.integers(max(frames - window // 2, 0) // 2 + 1))
     stop = min(start + window, frames)
     source, spans = chosen, [(0, start), (stop, frames)]
     disjoint = max(b - a for a, b in spans) >= style_frames[0]
@@ -162,10 +163,10 @@ def check_settings(
             f"window lengths {tuple(window_lengths)} must be even numbers of frames"
         )
     shortest, longest = style_frames
-    if not MIN_TARGET <= shortest <= longest:
+    if not MIN_STYLE <= shortest <= longest:
         raise ValueError(
             f"style_frames is {tuple(style_frames)}; expected the shortest (at least "
-            f"{MIN_TARGET}), then the longest reference in frames"
+            f"{MIN_STYLE}), then the longest reference in frames"
         )
     if not len(blocks) or any(b is not None and (b < 2 or b % 2) for b in blocks):
         raise ValueError(f"block sizes {tuple(blocks)} must be even, or None")
@@ -173,7 +174,7 @@ def check_settings(
         return
     rng = np.random.default_rng(0)
     for i, clip in enumerate(clips):
-        if frames_of(clip) < 2 * MIN_TARGET and another(i, rng) is None:
+        if frames_of(clip) < 2 * MIN_STYLE and another(i, rng) is None:
             raise ValueError(
                 f"clip {clip.clip_id} has {frames_of(clip)} frames and is the only "
                 f"one of speaker {clip.speaker_id}: too short for a target and a style "

@@ -136,6 +136,30 @@ def load_head(path=None, masks=None, landmarks=None, name=None):
     return head.replace(marks=marks)
 
 
+def head_of(dataset, path=""):
+    """The head that a dataset's coefficients move.
+
+    Args:
+      dataset: metadata of a dataset: face_model and, where it is told, face_hash.
+      path: the user's FLAME file; empty for the stand-in.
+
+    Returns:
+      `Head`.
+
+    Raises:
+      ValueError: the dataset was made for another head; says for which.
+    """
+    head = load_head(path or None)
+    wanted = dataset["face_model"]
+    if dataset.get("face_hash", head.hash()) == head.hash() and head.name == wanted:
+        return head
+    came = f"{path} is {head.name!r}" if path else "no head file was given"
+    raise ValueError(
+        f"the motion is of face model {wanted!r} ({dataset.get('face_hash')}), but "
+        f"{came} ({head.hash()}); give the FLAME file that the dataset was made with"
+    )
+
+
 @functools.cache
 def _stand_in():
     place = importlib.resources.files("toktalk_jax.flame") / "data/stand_in_head.npz"

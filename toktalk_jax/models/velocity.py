@@ -44,6 +44,8 @@ class VelocityField(nn.Module):
       mid_blocks: stages at the lowest rate, parameters stacked by `nn.scan`.
       heads, head_dim: attention; the inner width is their product.
       out_dim: F.
+      skip_std: 0 is the paper. Otherwise the field adds to the network the part of
+        the velocity that x_t alone tells, see `linear_velocity`; no parameter more.
     """
 
     channels: tuple[int, ...] = (256, 256)
@@ -52,6 +54,7 @@ class VelocityField(nn.Module):
     heads: int = 8
     head_dim: int = 64
     out_dim: int = 56
+    skip_std: float = 0.0
 
     @nn.compact
     def __call__(self, x, t, audio, style, block_id=None, mask=None):
@@ -69,6 +72,7 @@ class VelocityField(nn.Module):
           [B, T, out_dim], zero where masked.
         """
         B, T, _ = x.shape
+        linear = linear_velocity(t, self.skip_std) * x if self.skip_std else 0.0
         if block_id is None:
             block_id = jnp.zeros((B, T), jnp.int32)
         if mask is None:
@@ -109,7 +113,7 @@ class VelocityField(nn.Module):
 
         valid = rates[0][0]
         x = layers.CausalBlock(self.channels[0], name="final_block")(x, valid)
-        return layers.Dense(self.out_dim, name="final")(x * valid) * valid
+        return (layers.Dense(self.out_dim, name="final")(x * valid) + linear) * valid
 
     def _time(self, t, width):
         """[B] or [B, T] times to [B, 1 or T, 4 * channels[0]]."""
@@ -134,6 +138,18 @@ class VelocityField(nn.Module):
             name="mid",
         )
         return stages(stage, x, valid, moment, seen)[0]
+
+
+def linear_velocity(t, std):
+    """c(t) of the best linear guess c x_t of the velocity, t [B] or [B, T] to [B, ., 1].
+
+    For x0 ~ N(0, 1) and x1 ~ N(0, std^2), E[x1 - x0 | x_t] = c x_t with
+    c = (t std^2 - (1 - t)) / ((1 - t)^2 + t^2 std^2). `std` is what is left of the
+    z-scores once the audio is known. A narrow network then need not carry the noise of
+    every coefficient through its layer norms. After c_skip of Karras et al. (2022).
+    """
+    t = (t if t.ndim == 2 else t[:, None])[..., None]
+    return (t * std**2 - (1 - t)) / ((1 - t) ** 2 + (t * std) ** 2)
 
 
 def _rates(mask, block_id, time, levels):

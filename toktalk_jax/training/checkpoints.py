@@ -6,6 +6,8 @@ params, ema, opt and meta. A bundle folder, as shipped, holds the same JSON file
 `params.npz` (the EMA weights) instead.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import pathlib
@@ -19,6 +21,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from toktalk_jax import motion as mo
+from toktalk_jax.training import logs
 
 SHIPPED = pathlib.Path(__file__).resolve().parent.parent / "checkpoints"
 
@@ -107,11 +110,33 @@ def start_workdir(workdir, config, stats, dataset, tokenizer_state):
     text = json.dumps(config, indent=1, sort_keys=True)
     if config_file.exists():
         _same_config(json.loads(config_file.read_text()), json.loads(text), workdir)
-    (workdir / "stats.json").write_text(stats.to_json())
-    (workdir / "dataset.json").write_text(json.dumps(dataset, indent=1))
+    logs.write_whole(workdir / "stats.json", stats.to_json())
+    logs.write_whole(workdir / "dataset.json", json.dumps(dataset, indent=1))
     if tokenizer_state is not None:
         shutil.copyfile(tokenizer_state, workdir / "tokenizer_state.npz")
-    config_file.write_text(text)
+    logs.write_whole(config_file, text)
+
+
+@contextlib.contextmanager
+def clear_disk_errors(workdir):
+    """Say what to do about a full disk, whichever library met it.
+
+    Raises:
+      OSError: errno ENOSPC, in place of any error that tells of a full disk.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Orbax saves by TensorStore, which reports it as a ValueError.
+        full = "No space left on device" in str(error)
+        if not full and getattr(error, "errno", None) != errno.ENOSPC:
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            "the disk is full; free some space and run the same training again, it "
+            "goes on from its last whole checkpoint",
+            str(workdir),
+        ) from error
 
 
 def _same_config(old, new, workdir):

@@ -1,6 +1,7 @@
 """Metrics to JSONL, TensorBoard and the console; one writer per run."""
 
 import json
+import os
 import pathlib
 import time
 
@@ -51,7 +52,17 @@ def read_jsonl(path):
     return rows
 
 
+def write_whole(path, text):
+    """Write a text file beside its place and rename it: whole, or as it was before."""
+    beside = path.with_name(path.name + ".tmp")
+    try:
+        beside.write_text(text)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def _truncate_after(path, step):
     if path.exists():
         rows = [row for row in read_jsonl(path) if row["step"] <= step]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))

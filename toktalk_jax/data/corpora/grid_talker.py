@@ -107,6 +107,7 @@ def _load_tracks(path):
 
 
 def talker_name(folder):
+    """The talker's name, "s1" out of a folder such as grid_s1; else the folder's."""
     found = re.search(r"s\d+$", folder.resolve().name)
     return found.group() if found else folder.resolve().name
 
