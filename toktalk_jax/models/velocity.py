@@ -141,12 +141,13 @@ class VelocityField(nn.Module):
 
 
 def linear_velocity(t, std):
-    """c(t) of the best linear guess c x_t of the velocity, t [B] or [B, T] to [B, ., 1].
+    """Factor c(t) of the best linear guess c x_t of the velocity, [B, 1 or T, 1].
 
-    For x0 ~ N(0, 1) and x1 ~ N(0, std^2), E[x1 - x0 | x_t] = c x_t with
-    c = (t std^2 - (1 - t)) / ((1 - t)^2 + t^2 std^2). `std` is what is left of the
-    z-scores once the audio is known. A narrow network then need not carry the noise of
-    every coefficient through its layer norms. After c_skip of Karras et al. (2022).
+    Time t is [B] or [B, T]. For x0 ~ N(0, 1) and x1 ~ N(0, std^2), E[x1 - x0 | x_t] is
+    c x_t with c = (t std^2 - (1 - t)) / ((1 - t)^2 + t^2 std^2). `std` is what is left
+    of the z-scores once the audio is known. A narrow network then need not carry the
+    noise of every coefficient through its layer norms. After c_skip of Karras et al.
+    (2022).
     """
     t = (t if t.ndim == 2 else t[:, None])[..., None]
     return (t * std**2 - (1 - t)) / ((1 - t) ** 2 + (t * std) ** 2)
