@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -46,9 +47,12 @@ def test_command_line_exports_the_performer(tmp_path, monkeypatch):
     assert metadata["clips"]["train"] >= 1 and sum(metadata["seconds"].values()) >= 12
     state = (tmp_path / "out/tokenizer_state.npz").read_bytes()
     assert state == (tmp_path / "state.npz").read_bytes()
-    assert "tokens (" in run_tool(
-        *args[:6], "--fit_tokenizer", "--out", tmp_path / "fit"
+    fit = (*args[:6], "--fit_tokenizer", "--out", tmp_path / "fit")
+    alone, more = (
+        int(re.search(r"hold (\d+) tokens", run_tool(*fit, *extra)).group(1))
+        for extra in ((), ("--fit_performer", "12"))
     )
+    assert more >= alone + 12 * mo.TOKEN_HZ // 2  # its train clips are fitted on as well
     tiny_corpus.tokenizer(1).save(tmp_path / "other.npz")
     args[args.index(str(tmp_path / "state.npz"))] = str(tmp_path / "other.npz")
     assert "another tokenizer state" in run_tool(*args)

@@ -11,6 +11,7 @@ Interrupted, it goes on where it was when it is called again with the same argum
 import argparse
 import dataclasses
 import hashlib
+import itertools
 import pathlib
 
 import numpy as np
@@ -112,7 +113,10 @@ def mel_rvq_tokenizer(args, read):
 
     state = pathlib.Path(args.out) / STATE
     if args.fit_tokenizer and not state.exists():
-        tasks = spool.jobs(read, args.augment, args.seed, lambda clip_id, reason: None)
+        every = lambda on_skip: itertools.chain(  # noqa: E731
+            read(on_skip), _fit_speech(args.fit_performer, args.seed)
+        )
+        tasks = spool.jobs(every, args.augment, args.seed, lambda clip_id, reason: None)
         waves = (make().audio for _, split, make in tasks if split == "train")
         return mel_rvq.fit(waves, seed=args.seed, min_tokens=FIT_TOKENS)
     if args.fit_tokenizer:
@@ -124,6 +128,15 @@ def mel_rvq_tokenizer(args, read):
             f"{FIT_TOKENS / mo.TOKEN_HZ / 60:.0f} minutes"
         )
     return mel_rvq.MelRVQ.load(args.tokenizer_state or SHIPPED_STATE)
+
+
+def _fit_speech(seconds, seed):
+    """Clips of performer speech for the codebooks to see one voice more."""
+    if not seconds:
+        return ()
+    from toktalk_jax.data.corpora import performer
+
+    return performer.read(seconds, seed)
 
 
 def lyra_tokenizer(args, read):
@@ -217,6 +230,12 @@ def parser():
     state.add_argument("--tokenizer_state", default="", help="mel_rvq codebooks, npz")
     state.add_argument(
         "--fit_tokenizer", action="store_true", help="fit mel_rvq on the train clips"
+    )
+    p.add_argument(
+        "--fit_performer",
+        type=float,
+        default=0.0,
+        help="with --fit_tokenizer: seconds of performer speech to fit on as well",
     )
     p.add_argument("--augment", type=int, default=0, help="copies of each train clip")
     p.add_argument("--with_audio", action="store_true", help="keep the sound")
