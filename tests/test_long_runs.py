@@ -28,7 +28,7 @@ def test_a_minute_of_stream_compiles_nothing_and_stays_finite(tiny_run, tmp_path
 @pytest.mark.long
 @pytest.mark.skipif(not SMALL.is_dir(), reason="no checkpoint named small ships yet")
 def test_a_ten_minute_stream_of_the_shipped_model_is_flat():
-    result = bench_stream.bench("small", 10)
+    result = bench_stream.bench("small", 10, num_steps=20)
     assert result["compiles_after_warm_up"] == 0 and result["finite"]
     assert result["resident_growth_mb"] < 50
     medians = [line["p50_ms"] for line in result["minutes"]]

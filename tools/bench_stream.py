@@ -1,6 +1,7 @@
 r"""Time a long stream of the shipped (or any) model: flat, fast, no compile, no growth.
 
-    python -m tools.bench_stream --minutes 10 --json tools/bench_results/stream.json
+    python -m tools.bench_stream --minutes 10 --num_steps 20 \
+        --json tools/bench_results/stream.json
 
 Chunks are pushed one by one, as tokens would arrive; each is blocked on. The table has
 a line per minute of media, so that a slope would show.
@@ -32,10 +33,14 @@ def compile_counter():
     return compiles
 
 
-def bench(checkpoint, minutes, settings=None):
-    """Stream `minutes` of random tokens; returns a JSON-ready dict."""
+def bench(checkpoint, minutes, **options):
+    """Stream `minutes` of random tokens; returns a JSON-ready dict.
+
+    Args:
+      options: of `Sampler`, in place of the checkpoint's own.
+    """
     bundle = checkpoints.load(checkpoint)
-    sampler = make_sampler(bundle, settings)
+    sampler = make_sampler(bundle, **options)
     rng = np.random.default_rng(0)
     stats = bundle.stats
     style = np.zeros((1, bundle.config["style"]["width"]), np.float32)
@@ -87,9 +92,13 @@ def main(argv=None):
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--checkpoint", default="small", help="run, bundle or shipped name")
     p.add_argument("--minutes", type=int, default=10, help="of media")
+    p.add_argument("--num_steps", type=int, help="default: the checkpoint's own")
+    p.add_argument("--context_frames", type=int, help="default: the checkpoint's own")
     p.add_argument("--json", default="", help="file to write")
     args = p.parse_args(argv)
-    result = bench(args.checkpoint, args.minutes)
+    options = {k: getattr(args, k) for k in ("num_steps", "context_frames")}
+    options = {k: v for k, v in options.items() if v is not None}
+    result = bench(args.checkpoint, args.minutes, **options)
     print("minute   p50 ms   p95 ms   p99 ms")
     for i, line in enumerate(result["minutes"], 1):
         print(
