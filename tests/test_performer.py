@@ -347,3 +347,19 @@ def test_without_hibari(monkeypatch):
         speech.say("Hello.")
     monkeypatch.undo()
     speech.voice.cache_clear()
+
+
+def test_clips_end_whatever_the_lines(monkeypatch):
+    """Long lines at a slow tempo leave gaps that no line closes: a clip must end."""
+    calls = []
+
+    def say(text, tempo, seed):
+        calls.append(text)
+        return np.zeros(int(len(text) * 0.085 / tempo * 16_000), "f4"), ()
+
+    monkeypatch.setattr(speech, "say", say)
+    monkeypatch.setattr(performer, "perform", lambda audio, *_: np.zeros((1, 56)))
+    seconds = [len(c.audio) / 16_000 for c in performer.read(4000, styles=40)]
+    shortest, _, longest = performer.CLIP_SECONDS
+    assert min(seconds) >= shortest and max(seconds) <= longest
+    assert len(calls) < 12 * len(seconds)

@@ -140,18 +140,19 @@ def _shuffled(first, last, seed):
 
 
 def _speak(lines, tempo, seed):
-    """Speak lines up to a random length; a line that makes it too long is skipped."""
+    """Speak lines up to a random length; one that makes it too long is left out."""
     shortest, aim, longest = CLIP_SECONDS
     enough = np.random.default_rng([*seed, 3]).uniform(shortest, aim)
-    said = []
-    while True:
+    said, spoken, length = [], None, 0.0
+    while length < enough:
         text = sentences.LINES[next(lines)]
         audio, phonemes = speech.say(" ".join([*said, text]), tempo, seed)
-        length = len(audio) / mo.SAMPLE_RATE
-        if length <= longest:
-            said.append(text)
-        if enough <= length <= longest:
-            return audio, phonemes
+        longer = len(audio) / mo.SAMPLE_RATE
+        if longer <= longest:
+            said, spoken, length = [*said, text], (audio, phonemes), longer
+        elif length >= shortest:
+            break  # no line may be short enough to close the gap
+    return spoken
 
 
 def measure(motion):
