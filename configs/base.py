@@ -59,8 +59,6 @@ def get_config(arg=""):
     )
     c.log_every = 100
     c.save_every = 5000
-    c.eval_every = 5000  # streamed metrics on validation clips; 0: only at the end
-    c.eval_clips = 32
     if "paper" in chosen:
         c.train.update(style_reference="same_window", style_drop=0.0, warmup_steps=0)
     if "smoke" in chosen:
@@ -93,7 +91,7 @@ def shrink(c):
     c.style.update(width=8, hidden=16, heads=2)
     c.train.update(window_frames=(20, 30), style_frames=(10, 30), warmup_steps=2)
     c.sample.update(context_frames=10, num_steps=2)
-    c.log_every, c.save_every, c.eval_every, c.eval_clips = 2, 3, 0, 2
+    c.log_every, c.save_every = 2, 3
 
 
 def sweep_latency():

@@ -49,12 +49,11 @@ def get_config(arg=""):
         surface_weight=0.8,
     )
     c.sample.update(num_steps=10, temperature=0.7, guidance=0.6)
-    c.log_every, c.save_every, c.eval_every = 50, 1000, 0
-    c.eval_clips = 50
+    c.log_every, c.save_every = 50, 1000
     if "regression" in chosen:
         c.train.objective = "regression"
     if "quickstart" in chosen:
-        c.total_steps, c.save_every, c.eval_clips = 300, 100, 8
+        c.total_steps, c.save_every = 300, 100
         c.train.update(warmup_steps=30)
     if "smoke" in chosen:
         base.shrink(c)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -82,6 +83,8 @@ def test_a_face_of_another_head_is_not_shown_on_ours(tiny_run, wav, tmp_path):
     facts = json.loads((run / "dataset.json").read_text())
     facts["face_model"] = "flame2020"
     (run / "dataset.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match="style 'neutral' is of the stand-in"):
+        run_sample(run, tmp_path / "out", wav=str(wav), style="neutral")
     report = run_sample(run, tmp_path / "out", wav=str(wav))
     assert "flame2020; give --head" in report["watch"]
     written = {path.name for path in (tmp_path / "out").iterdir()}
@@ -89,6 +92,15 @@ def test_a_face_of_another_head_is_not_shown_on_ours(tiny_run, wav, tmp_path):
     stand_in = assets.__file__.replace("assets.py", "data/stand_in_head.npz")
     with pytest.raises(ValueError, match="'stand_in_head'"):
         run_sample(run, tmp_path / "out", wav=str(wav), head=stand_in)
+
+
+def test_a_sound_shorter_than_a_chunk_is_timed_and_written(tiny_run, tmp_path):
+    path = tmp_path / "short.wav"
+    soundfile.write(path, 0.1 * np.ones(int(0.3 * 16_000)), 16_000)
+    report = run_sample(tiny_run, tmp_path / "out", wav=str(path))
+    assert report["timing"]["chunks"] == 1 and report["timing"]["chunk_ms_p50"] > 0
+    with np.load(tmp_path / "out/motion.npz") as file:
+        assert file["motion"].shape == (8, 56)
 
 
 def test_a_wav_equals_its_own_tokens(tiny_run, wav, tmp_path):
@@ -133,8 +145,14 @@ def bad_tokens(path, **arrays):
             "holds mimi tokens.*trained on mel_rvq",
         ),
         (dict(tokens=np.full((9, 512), np.nan, "f4"), rate_hz=12.5), "NaN"),
+        (dict(tokens=np.zeros((0, 512), "f4"), rate_hz=12.5), "at least one token"),
+        (dict(tokens=np.zeros((9, 512), "f4"), rate_hz=[12.5, 1]), "one number"),
+        (
+            dict(tokens=np.zeros((9, 512), "f4"), rate_hz=12.5, audio=np.ones(9, "f4")),
+            "audio is float32",
+        ),
     ],
-    ids=["width", "dtype", "rate", "tokenizer", "nan"],
+    ids=["width", "dtype", "rate", "tokenizer", "nan", "none", "rates", "audio"],
 )
 def test_bad_token_files_say_what_came_and_what_fits(
     tiny_run, tmp_path, arrays, message
@@ -153,7 +171,11 @@ def test_bad_inputs_of_sample(tiny_run, wav, tmp_path):
     with pytest.raises(FileNotFoundError, match="no sound file"):
         run_sample(tiny_run, tmp_path, wav=str(tmp_path / "x.wav"))
     (tmp_path / "s.npz").write_bytes(b"no zip")
-    with pytest.raises(ValueError, match="not an .npz"):
+    with pytest.raises(ValueError, match="not a whole .npz"):
+        run_sample(tiny_run, tmp_path, wav=str(wav), style=str(tmp_path / "s.npz"))
+    np.savez(tmp_path / "s.npz", motion=np.zeros((30, 56), "f4"))
+    (tmp_path / "s.npz").write_bytes((tmp_path / "s.npz").read_bytes()[:-200])
+    with pytest.raises(ValueError, match="not a whole .npz"):
         run_sample(tiny_run, tmp_path, wav=str(wav), style=str(tmp_path / "s.npz"))
     np.savez(tmp_path / "short.npz", motion=np.zeros((5, 56), "f4"))
     with pytest.raises(ValueError, match="at least 10"):
@@ -177,6 +199,44 @@ def test_evaluation_scores_every_row(tiny_dataset, tiny_run, tmp_path):
     assert stream["boundary_excess_whole"].value > 0
     static = rows[3].values
     assert static["std_ratio"].value in (None, 0) or static["std_ratio"].value < 1e-3
+
+
+def test_a_row_is_what_was_scored_by_what(tiny_dataset, tiny_run, monkeypatch):
+    """Another split, fewer clips or more samples never overwrite a kept row."""
+    config, rows = smoke(tiny_dataset), ("stream", "static")
+    score = lambda **other: [  # noqa: E731
+        row.hash()
+        for row in evaluate.evaluate(
+            config, tiny_run, rows=rows, **{"samples": 1, **other}
+        )
+    ]
+    base = score()
+    assert score() == base
+    for other in ({"split": "validation"}, {"limit": 1}):
+        assert not {*score(**other)} & {*base}
+    more = score(samples=2)
+    assert more[0] != base[0] and more[1] == base[1]  # a mean face has no samples
+
+
+def test_foreign_codebooks_and_repeated_clips_are_refused(
+    tiny_dataset, tiny_run, tmp_path
+):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_dataset, other)
+    facts = json.loads((other / "metadata.json").read_text())
+    facts["tokenizer_hash"] = "another"
+    (other / "metadata.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match="tokenizer_hash 'another'"):
+        evaluate.evaluate(smoke(other), tiny_run, rows=("static",))
+    with pytest.raises(ValueError, match="come twice"):
+        twice = smoke(f"{tiny_dataset},{tiny_dataset}")
+        evaluate.evaluate(twice, tiny_run, rows=("static",))
+
+
+def test_a_folder_named_like_a_shipped_checkpoint_hides_nothing(tmp_path, monkeypatch):
+    (tmp_path / "small").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert checkpoints.load("small").dataset["tokenizer"] == "mel_rvq"
 
 
 def test_scores_do_not_depend_on_batching_or_order(tiny_dataset, tiny_run, monkeypatch):
@@ -239,7 +299,8 @@ def test_command_lines_fail_in_one_line(tiny_dataset, tmp_path):
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("train: no finished dataset")
     done = command(*("toktalk_jax.train", "--config=configs/small.py", "--config.lr=1"))
-    assert done.returncode != 0 and "lr" in done.stderr
+    assert done.returncode == 1 and done.stderr.strip().startswith("train: ")
+    assert "lr" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("module", ["train", "sample", "evaluate"])
@@ -274,7 +335,10 @@ def test_a_full_disk_stops_a_training_that_then_resumes(tiny_dataset, tmp_path):
     assert {8, 1500} <= failed
 
 
-def test_a_killed_training_resumes(tiny_dataset, tmp_path):
+@pytest.mark.parametrize(
+    "kills", [(10,), pytest.param((5, 9, 14, 17, 26, 33), marks=pytest.mark.long)]
+)
+def test_a_killed_training_resumes(tiny_dataset, tmp_path, kills):
     """kill -9 in the middle; the same command ends bitwise like an undisturbed run."""
     arguments = [
         sys.executable,
@@ -283,22 +347,27 @@ def test_a_killed_training_resumes(tiny_dataset, tmp_path):
         *("--config.total_steps=40", "--config.save_every=4", "--config.log_every=1"),
         "--config.train.window_frames=(20,)",
     ]
-    killed = tmp_path / "killed"
-    process = subprocess.Popen(
-        [*arguments, f"--workdir={killed}"], cwd=ROOT, stderr=subprocess.PIPE
-    )
-    log = killed / "metrics.jsonl"
-    while process.poll() is None:
-        if log.exists() and log.read_text().count("\n") > 9:
-            process.kill()
-            break
-    process.wait()
-    whole = tmp_path / "whole"
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    for lines in kills:
+        process = subprocess.Popen(
+            [*arguments, f"--workdir={killed}"], cwd=ROOT, stderr=subprocess.PIPE
+        )
+        log = killed / "metrics.jsonl"
+        while process.poll() is None:
+            if log.exists() and log.read_text().count("\n") >= lines:
+                process.kill()
+                break
+        assert process.wait() == -9, process.stderr.read()[-2000:]
     for workdir in (killed, whole):
         done = subprocess.run(
-            [*arguments, f"--workdir={workdir}"], cwd=ROOT, capture_output=True
+            [*arguments, f"--workdir={workdir}"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stderr[-2000:]
+        start = int(re.search(r"(?:resumed|started) at step (\d+)", done.stdout)[1])
+        assert (start >= 4) == (workdir == killed)
     a, b = (checkpoints.load(w).meta["hash"] for w in (killed, whole))
     assert a == b
     shutil.rmtree(killed)

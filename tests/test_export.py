@@ -159,6 +159,20 @@ def test_removed_shard_is_made_again_alone(exported, tmp_path, monkeypatch):
     assert calls and {spool.shard_of(c, 3) for c in calls} == {1}
 
 
+def test_a_stale_spool_does_not_empty_a_shard(exported, tmp_path):
+    """A kill after metadata.json leaves the spool behind, marked as complete."""
+    out = tmp_path / "tiny"
+    tiny_corpus.export(out)
+    (out / spool.FOLDER).mkdir()
+    (out / spool.FOLDER / "complete").touch()
+    (out / "toktalk-train.tfrecord-00001-of-00003").unlink()
+    tiny_corpus.export(out)
+    assert tiny_corpus.contents(out) == tiny_corpus.contents(exported[0])
+    (out / spool.FOLDER).mkdir()
+    tiny_corpus.export(out)
+    assert not (out / spool.FOLDER).exists()
+
+
 def test_other_settings_are_refused(exported, tmp_path):
     with pytest.raises(ValueError, match="augment 1, now 2"):
         tiny_corpus.export(exported[0], augment=2)

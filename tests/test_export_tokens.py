@@ -52,7 +52,9 @@ def test_command_line_exports_the_performer(tmp_path, monkeypatch):
         int(re.search(r"hold (\d+) tokens", run_tool(*fit, *extra)).group(1))
         for extra in ((), ("--fit_performer", "12"))
     )
-    assert more >= alone + 12 * mo.TOKEN_HZ // 2  # its train clips are fitted on as well
+    assert (
+        more >= alone + 12 * mo.TOKEN_HZ // 2
+    )  # its train clips are fitted on as well
     tiny_corpus.tokenizer(1).save(tmp_path / "other.npz")
     args[args.index(str(tmp_path / "state.npz"))] = str(tmp_path / "other.npz")
     assert "another tokenizer state" in run_tool(*args)

@@ -210,7 +210,7 @@ def test_command_reads_motion_files(head, page, tmp_path, capsys):
     with pytest.raises(SystemExit, match="holds no sound; give --audio"):
         command.main([str(second), "--out", str(out)])
     (tmp_path / "bad.npz").write_bytes(b"no npz")
-    with pytest.raises(SystemExit, match=r"bad\.npz is not an \.npz file"):
+    with pytest.raises(SystemExit, match=r"bad\.npz is not a whole \.npz file"):
         command.main([str(tmp_path / "bad.npz"), "--out", str(out)])
     with pytest.raises(ValueError, match="holds no take"):
         (tmp_path / "empty.html").write_text("<html></html>")

@@ -67,6 +67,18 @@ def test_any_split_of_the_feed_equals_the_whole_clip_bitwise(sampler, feed, size
     np.testing.assert_array_equal(streamed, whole)
 
 
+def test_doors_of_a_stream(sampler, feed):
+    keys, tokens, style = feed
+    with pytest.raises(ValueError, match=rf"expected \[{B}, {K}\]"):
+        sampler.init(keys, style[:, :-1])
+    stream, _ = sampler.push(sampler.init(keys, style), tokens[:, :3])
+    ended, tail = sampler.flush(stream)
+    assert tail.shape[1] == 6 and sampler.flush(ended)[1] is None
+    with pytest.raises(ValueError, match="this stream has ended"):
+        sampler.push(ended, tokens)
+    sampler.push(stream, tokens)  # a stream is immutable: the one before goes on
+
+
 def test_rows_equal_their_solo_runs_and_differ_from_each_other(sampler, feed):
     keys, tokens, style = feed
     whole = np.asarray(sampler.sample_clip(keys, tokens, style))

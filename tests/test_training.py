@@ -81,7 +81,8 @@ def test_two_devices_equal_one():
     Under SGD: Adam would blow up the rounding of gradients that are zero by symmetry.
     """
     optimiser = optax.sgd(0.1)
-    mapped = parallel.mapped_step(bound(optimiser))
+    options = steps.Options(batch_size=4, ema_decay=0.99, kl_weight=1e-2)
+    mapped = parallel.mapped_step(bound(optimiser, options))
     fresh = jax.jit(
         lambda: steps.init_state(
             steps.init_params(jax.random.key(0), *NETWORKS, A), optimiser
@@ -90,7 +91,9 @@ def test_two_devices_equal_one():
     assert jax.local_device_count() == 2
     two, m2 = run(mapped, parallel.replicate(fresh()), 0, 3)
     one_step = jax.jit(
-        jax.vmap(bound(optimiser), in_axes=(None, 0, None), axis_name=parallel.AXIS)
+        jax.vmap(
+            bound(optimiser, options), in_axes=(None, 0, None), axis_name=parallel.AXIS
+        )
     )
     one, m1 = fresh(), []
     for step in range(3):
@@ -246,6 +249,17 @@ def test_a_workdir_refuses_another_config(tmp_path):
     config = {"train": {"learning_rate": 1e-3}, "total_steps": 5}
     checkpoints.start_workdir(tmp_path, config, stats, {}, None)
     checkpoints.start_workdir(tmp_path, config | {"total_steps": 9}, stats, {}, None)
+    with pytest.raises(ValueError, match="on data with statistics"):
+        moved = stats._replace(motion_mean=stats.motion_mean + 1)
+        checkpoints.start_workdir(tmp_path, config, moved, {}, None)
+    with pytest.raises(ValueError, match="tokenizer_hash None, but .* 'b'"):
+        facts = {"tokenizer_hash": "b"}
+        checkpoints.start_workdir(tmp_path, config, stats, facts, None)
+    cosine = {"train": {"decay": "cosine"}, "total_steps": 5}
+    checkpoints.start_workdir(tmp_path / "cosine", cosine, stats, {}, None)
+    with pytest.raises(ValueError, match="total_steps was 5, now 9"):
+        longer = cosine | {"total_steps": 9}
+        checkpoints.start_workdir(tmp_path / "cosine", longer, stats, {}, None)
     other = {"train": {"learning_rate": 1e-4}, "total_steps": 5}
     with pytest.raises(ValueError, match="train.learning_rate was 0.001, now 0.0001"):
         checkpoints.start_workdir(tmp_path, other, stats, {}, None)

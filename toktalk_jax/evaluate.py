@@ -18,13 +18,18 @@ import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
+from toktalk_jax import command_line
 from toktalk_jax.evaluation import predict, report, scoring
 from toktalk_jax.sample import encode_style, make_sampler
 from toktalk_jax.training import checkpoints
 
 ROWS = ("stream", "mean", "whole", "static", "ridge")
 ROWS_DIRECTORY = pathlib.Path(__file__).resolve().parent.parent / "configs/results/rows"
-VOCABULARY = {"grid": "51 words", "performer": "150 sentences"}
+VOCABULARY = {
+    "grid": "51 words",
+    "grid_performer": "51 words",
+    "performer": "150 sentences",
+}
 
 
 def evaluate(config, workdir, *, rows, split="test", samples=8, seed=0, limit=None):
@@ -45,7 +50,9 @@ def evaluate(config, workdir, *, rows, split="test", samples=8, seed=0, limit=No
     if unknown:
         raise ValueError(f"--rows holds {unknown}; expected names out of {ROWS}")
     bundle = checkpoints.load(workdir)
-    expect = {"tokenizer": bundle.dataset["tokenizer"]}
+    # Codebooks of another fit have the same name and width, and mean nothing here.
+    kept = ("tokenizer", "tokenizer_hash", "face_model", "face_hash", "head_joint")
+    expect = {key: bundle.dataset[key] for key in kept if key in bundle.dataset}
     get = lambda part, limit=None: pipeline.evaluation_clips(  # noqa: E731
         config.dataset, part, stats=bundle.stats, expect=expect, limit=limit
     )
@@ -59,16 +66,17 @@ def evaluate(config, workdir, *, rows, split="test", samples=8, seed=0, limit=No
         lambda: get("validation"),
     )
     control = predictions.get("whole")
-    chunk = make_sampler(bundle, settings).chunk_frames
+    sampler = make_sampler(bundle, settings)
+    chunk = sampler.chunk_frames
     joint = bundle.dataset.get("head_joint", "neck")
-    facts = _facts(bundle, config, clips, head, seed)
+    facts = _facts(bundle, config, clips, split, head, seed)
     out = []
     for name in rows:
         scores, skipped = {}, {}
         for i, clip in enumerate(clips):
             motion = predictions[name][i]
             try:
-                scores[clip.clip_id] = scoring.score_clip(
+                scores[predict.name_of(clip)] = scoring.score_clip(
                     head,
                     motion,
                     clip.motion[: motion.shape[-2]],
@@ -77,13 +85,28 @@ def evaluate(config, workdir, *, rows, split="test", samples=8, seed=0, limit=No
                     head_joint=joint,
                 )
             except ValueError as error:
-                skipped[clip.clip_id] = str(error)
+                skipped[predict.name_of(clip)] = str(error)
         trained = name in ("stream", "mean", "whole")
         weights = f"ema at step {bundle.meta['step']}" if trained else "none"
         kept = samples if name == "stream" else 1
         row = dict(facts, name=_row_name(name, bundle, samples), weights=weights)
+        if trained:
+            row["note"] += f"; {_sampling(sampler)}"
+            run = {k: v for k, v in bundle.config.items() if k != "dataset"}
+            drawn = {"sample": settings, "samples": samples}
+            row["config_hash"] = _hash({"run": run, **drawn})
+            row["dataset_hash"] = _hash([bundle.dataset, facts["dataset_hash"]])
         out.append(report.Row(scores=scores, skipped=skipped, samples=kept, **row))
     return out
+
+
+def _sampling(sampler):
+    """How the clips were solved, for a reader of the table."""
+    return (
+        f"{sampler.chunk_frames} frames a chunk, {sampler.context_frames} of context "
+        f"({sampler.known}), {len(sampler.times) - 1} steps, guidance "
+        f"{sampler.guidance}, temperature {sampler.temperature}"
+    )
 
 
 def _row_name(name, bundle, samples):
@@ -151,7 +174,7 @@ def reference_styles(bundle, clips, train, frames=50):
     saw, another clip of that speaker in the split; failing both, the first training
     clip. At most `frames` of it.
     """
-    first = {}
+    first, name_of = {}, predict.name_of
     for clip in train:
         first.setdefault(clip.speaker_id, clip)
     references = []
@@ -159,21 +182,24 @@ def reference_styles(bundle, clips, train, frames=50):
         others = [
             c
             for c in clips
-            if c.speaker_id == clip.speaker_id and c.clip_id != clip.clip_id
+            if c.speaker_id == clip.speaker_id and name_of(c) != name_of(clip)
         ]
         reference = first.get(clip.speaker_id) or (others or train)[0]
         references.append(reference)
     vectors = {}
     for reference in references:
-        if reference.clip_id not in vectors:
+        if name_of(reference) not in vectors:
             motion = reference.motion[:frames]
-            vectors[reference.clip_id] = encode_style(bundle, motion[None])[0]
-    return np.stack([vectors[r.clip_id] for r in references])
+            vectors[name_of(reference)] = encode_style(bundle, motion[None])[0]
+    return np.stack([vectors[name_of(r)] for r in references])
 
 
-def _facts(bundle, config, clips, head, seed):
+def _facts(bundle, config, clips, split, head, seed):
     import jax
 
+    from toktalk_jax.data import pipeline
+
+    scored = [split, sorted(predict.name_of(clip) for clip in clips)]
     corpora = sorted({clip.corpus for clip in clips})
     return {
         "corpus": "+".join(corpora),
@@ -183,8 +209,9 @@ def _facts(bundle, config, clips, head, seed):
         "regions": scoring.region_hashes(head),
         "seed": seed,
         "commit": report.commit(),
-        "config_hash": _hash({"run": bundle.config, "sample": config.sample.to_dict()}),
-        "dataset_hash": _hash(bundle.dataset),
+        # A baseline's row is the same whatever network stands beside it.
+        "config_hash": _hash({"chunk_seconds": config.sample.chunk_seconds}),
+        "dataset_hash": _hash([pipeline.describe(config.dataset), scored]),
         "device": str(jax.local_devices()[0]),
         "note": f"{bundle.dataset['tokenizer']} tokens",
     }
@@ -215,6 +242,8 @@ def main(argv):
         reference = "ridge" if "ridge" in names else None
         title = f"{rows[0].corpus}, {f.split} split, {pathlib.Path(f.workdir).name}"
         out = pathlib.Path(f.out or f.workdir)
+        if not f.out and not out.is_dir():
+            out = pathlib.Path("runs") / f.workdir  # a shipped name is no folder here
         paths = report.write_report(out, rows, title, reference, stem="evaluation")
         if f.keep_row:
             for row in rows:
@@ -237,11 +266,13 @@ def define_flags():
     flags.DEFINE_integer("samples", 8, "samples per clip of the stochastic rows")
     flags.DEFINE_integer("limit", 0, "only the first so many clips; 0: all")
     flags.DEFINE_integer("seed", 0, "seed of the noise")
-    flags.DEFINE_string("out", "", "directory of the report; default: the workdir")
+    flags.DEFINE_string(
+        "out", "", "directory of the report; default: the workdir, or runs/NAME"
+    )
     flags.DEFINE_bool("keep_row", False, "keep the rows for later tables")
     flags.mark_flag_as_required("config")
 
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    command_line.run(main)

@@ -21,12 +21,13 @@ motion.npz is one).
 import json
 import pathlib
 import time
+import zipfile
 
 import jax
 import numpy as np
 from absl import app, flags, logging
 
-from toktalk_jax import models, takes
+from toktalk_jax import command_line, models, takes
 from toktalk_jax import motion as mo
 from toktalk_jax.streaming import Sampler
 from toktalk_jax.training import checkpoints
@@ -66,8 +67,8 @@ def load_style(bundle, name):
     """Style vector [1, K] by name or file.
 
     Args:
-      name: "none" (no style), a style .npz, or a name in the bundle's or the shipped
-        `styles.npz`.
+      name: "none" (no style), a style .npz, or the name of a shipped style; those are
+        clips of the stand-in's performer.
 
     Raises:
       ValueError, FileNotFoundError: says what was there to choose from.
@@ -78,6 +79,11 @@ def load_style(bundle, name):
     path = pathlib.Path(name)
     if path.suffix == ".npz":
         return encode_style(bundle, _read_npz(path, "motion", mo.F)[None])
+    if bundle.dataset["face_model"] != "stand_in":
+        raise ValueError(
+            f"style {name!r} is of the stand-in, the model of face model "
+            f"{bundle.dataset['face_model']!r}; give a style .npz of it, or 'none'"
+        )
     shipped = checkpoints.SHIPPED / "small" / "styles.npz"
     with np.load(shipped) as file:
         styles = {**file}
@@ -110,14 +116,25 @@ def load_tokens(path, bundle):
             f"{path} holds {raw['tokenizer']} tokens; this model was trained on "
             f"{wanted} tokens: use a model of that tokenizer, or an adapter"
         )
-    tokens = mo.to_token_rate(tokens.astype(np.float32), float(raw["rate_hz"]))
+    rate, audio = np.asarray(raw["rate_hz"]), raw.get("audio")
+    if not len(tokens) or rate.shape or rate.dtype.kind not in "fiu":
+        raise ValueError(
+            f"{path}: tokens are {tokens.shape} at rate_hz {rate}; expected at least "
+            "one token and one number"
+        )
+    if audio is not None and (audio.dtype != np.int16 or audio.ndim != 1):
+        raise ValueError(
+            f"{path}: audio is {audio.dtype} {audio.shape}; expected [L] int16 at 16 "
+            "kHz"
+        )
+    tokens = mo.to_token_rate(tokens.astype(np.float32), float(rate))
     width = len(bundle.stats.token_mean)
     if tokens.shape[1] != width:
         raise ValueError(
             f"{path}: tokens are {tokens.shape[1]} wide at 12.5 Hz; this model takes "
             f"{width} ({wanted})"
         )
-    return tokens, raw.get("audio")
+    return tokens, audio
 
 
 def load_tokenizer(bundle, weights=None):
@@ -187,9 +204,12 @@ def _solve(sampler, pieces, key, style):
             solve_ms = (time.perf_counter() - begin) * 1e3
             chunks.append({"tokenise_ms": tokenise_ms, "solve_ms": solve_ms})
         out += motion
+    begin = time.perf_counter()
     _, tail = sampler.flush(stream)
     if tail is not None:
         out.append(np.asarray(tail[0]))
+        solve_ms = (time.perf_counter() - begin) * 1e3
+        chunks.append({"tokenise_ms": 0.0, "solve_ms": solve_ms})
     return np.concatenate(out), chunks
 
 
@@ -200,8 +220,8 @@ def _load_npz(path):
     try:
         with np.load(path, allow_pickle=False) as file:
             return {**file}
-    except (ValueError, OSError, TypeError) as error:
-        raise ValueError(f"{path} is not an .npz file ({error})") from None
+    except (ValueError, OSError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a whole .npz file ({error})") from None
 
 
 def _read_npz(path, key, width):
@@ -350,4 +370,4 @@ def define_flags():
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    command_line.run(main)

@@ -31,7 +31,8 @@ class Stream:
       foreign: [B, adapter context, A'] standardised tokens before the adapter; 0 wide
         without one.
       style: [B, K]; guidance: [B] weight w of Eq. 5.
-      pending: [B, s, A'] host array, raw tokens that fill no chunk yet.
+      pending: [B, s, A'] host array, raw tokens that fill no chunk yet; None once the
+        stream has ended.
     """
 
     key: jax.Array
@@ -120,14 +121,23 @@ class Sampler:
 
         Args:
           keys: [B] PRNG keys (typed or raw); style: [B, K]; guidance: scalar or [B].
+
+        Raises:
+          ValueError: a style of another shape than the model takes.
         """
         keys = _typed(keys)
         style = jnp.asarray(style, jnp.float32)
         B, O = len(keys), self.context_frames
-        if style.ndim != 2 or len(style) != B:
-            raise ValueError(f"style is {style.shape}, expected [{B}, K] for {B} keys")
-        w = self.guidance if guidance is None else guidance
         A = len(self.stats.token_mean)
+        # Motion, tokens and style enter the network side by side.
+        first = self.params["down_0"]["residual"]["block1"]["conv"]["kernel"]
+        K = first.shape[1] - mo.F - A
+        if style.shape != (B, K):
+            raise ValueError(
+                f"style is {style.shape}, expected [{B}, {K}]: one vector of this "
+                f"model for each of {B} keys"
+            )
+        w = self.guidance if guidance is None else guidance
         before = self.adapter.context_tokens if self.adapter else 0
         stream = Stream(
             key=keys,
@@ -163,8 +173,11 @@ class Sampler:
           (stream, list of motion [B, C, F]), one entry per chunk that became complete.
 
         Raises:
-          ValueError: wrong shape, or non-finite tokens (the stream is unchanged).
+          ValueError: wrong shape, or non-finite tokens (the stream is unchanged); a
+            stream that was flushed.
         """
+        if stream.pending is None:
+            raise ValueError("this stream has ended (flush); open another with init()")
         tokens = self._checked(tokens, len(stream.chunk))
         waiting = np.concatenate([stream.pending, tokens], 1)
         chunks = []
@@ -175,17 +188,17 @@ class Sampler:
         return stream.replace(pending=waiting), chunks
 
     def flush(self, stream):
-        """End the streams: solve the ragged tail, if any.
+        """End the streams: solve the ragged tail, if any. They take no more tokens.
 
         Returns:
           (stream, motion [B, 2 s, F] or None), s being the tokens that were pending.
         """
-        count = stream.pending.shape[1]
+        pending = stream.pending
+        count = 0 if pending is None else pending.shape[1]
+        stream = stream.replace(pending=None)
         if not count:
             return stream, None
-        tail = self._padded(stream.pending)
-        stream = stream.replace(pending=stream.pending[:, :0])
-        stream, motion = self.step(stream, tail)
+        stream, motion = self.step(stream, self._padded(pending))
         return stream, motion[:, : count * mo.FRAMES_PER_TOKEN]
 
     def sample_clip(self, keys, tokens, style, guidance=None):

@@ -10,13 +10,13 @@ from toktalk_jax import motion as mo
 
 def timing_summary(chunks, chunk_frames):
     """p50, p95 of the whole chunk in ms, and the real-time factor (work / media)."""
-    total = np.array([c["tokenise_ms"] + c["solve_ms"] for c in chunks] or [np.nan])
+    total = np.array([c["tokenise_ms"] + c["solve_ms"] for c in chunks])
     media_ms = chunk_frames / mo.FPS * 1e3
     return {
         "chunks": len(chunks),
         "chunk_ms_p50": float(np.percentile(total, 50)),
         "chunk_ms_p95": float(np.percentile(total, 95)),
-        "solve_ms_p50": float(np.median([c["solve_ms"] for c in chunks] or [np.nan])),
+        "solve_ms_p50": float(np.median([c["solve_ms"] for c in chunks])),
         "real_time_factor": float(total.mean() / media_ms),
     }
 
@@ -40,7 +40,8 @@ def write(out, motion, sampler, bundle, report, audio=None, style="", head=None)
         samples = np.clip(np.round(audio * 32767), -32768, 32767).astype(np.int16)
         arrays |= {"audio": samples, "sample_rate": mo.SAMPLE_RATE}
     np.savez_compressed(out / "motion.npz", **arrays)
-    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    text = json.dumps(report, indent=1, allow_nan=False)
+    (out / "report.json").write_text(text + "\n")
     lines = ["# TokTalk sample", "", "| what | value |", "| --- | --- |"]
     flat = {**report, **report["timing"]}
     scores = flat.pop("evaluation", None)

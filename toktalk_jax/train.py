@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from toktalk_jax import models
+from toktalk_jax import command_line, models
 from toktalk_jax import motion as mo
 from toktalk_jax.training import checkpoints, logs, optim, parallel, steps
 
@@ -94,7 +94,7 @@ def _loop(config, state, step_fn, batches, key, checkpointer, writer):
     """The loop, top to bottom: batch, step, log, save."""
     key = parallel.replicate(jax.random.fold_in(key, 1))
     metrics, waited, since = {}, 0.0, time.perf_counter()
-    start = int(state.step)
+    logged = start = int(state.step)
     progress = _progress(start, config.total_steps)
     for step in range(start + 1, config.total_steps + 1):
         before = time.perf_counter()
@@ -106,19 +106,22 @@ def _loop(config, state, step_fn, batches, key, checkpointer, writer):
         last = step == config.total_steps
         if step % config.log_every == 0 or last:
             metrics = jax.device_get(metrics)
-            count = (step - start) % config.log_every or config.log_every
             spent = time.perf_counter() - since
-            metrics |= {"step_ms": spent / count * 1e3, "input_share": waited / spent}
+            metrics |= {
+                "step_ms": spent / (step - logged) * 1e3,
+                "input_share": waited / spent,
+            }
             writer.scalars(step, metrics)
             progress.set_postfix(loss=f"{metrics['loss']:.4f}")
-            if not np.isfinite(metrics["loss"]):
-                raise FloatingPointError(
-                    f"the loss is {metrics['loss']} at step {step}; the last "
-                    f"checkpoint is step {checkpointer.latest()}; lower "
-                    "train.learning_rate, or look at the dataset's skipped.jsonl"
-                )
-            waited, since = 0.0, time.perf_counter()
-        if step % config.save_every == 0 or last:
+            logged, waited, since = step, 0.0, time.perf_counter()
+        save = step % config.save_every == 0 or last
+        if (logged == step or save) and not np.isfinite(metrics["loss"]):
+            raise FloatingPointError(
+                f"the loss is {metrics['loss']} at step {step}; the last checkpoint is "
+                f"step {checkpointer.latest()}; lower train.learning_rate, or look at "
+                "the dataset's skipped.jsonl"
+            )
+        if save:
             checkpointer.save(state, {"seed": config.seed})
     progress.close()
     return state, metrics
@@ -231,7 +234,7 @@ def main(argv):
         raise app.UsageError("give --workdir DIR, where the run is kept")
     try:
         metrics = train(flags.FLAGS.config, flags.FLAGS.workdir)
-    except (ValueError, FileNotFoundError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("TOKTALK_TRACEBACK"):
             raise
         raise SystemExit(f"train: {error}") from None
@@ -244,4 +247,4 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "config file", lock_config=True)
     flags.DEFINE_string("workdir", "", "directory of the run; resumes what is there")
     flags.mark_flag_as_required("config")
-    app.run(main)
+    command_line.run(main)

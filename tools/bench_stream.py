@@ -109,6 +109,7 @@ def main(argv=None):
         f"by {result['resident_growth_mb']:.1f} MB"
     )
     if args.json:
+        pathlib.Path(args.json).parent.mkdir(parents=True, exist_ok=True)
         pathlib.Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -31,13 +31,21 @@ def performer_corpus(args, head):
     """(read, facts) of the performer: made on the spot, split by style seed."""
     from toktalk_jax.data.corpora import performer
 
-    del head
+    _refuse_other_head(head)
     facts = {
         "split_rule": "by style seed",
         "source_fps": mo.FPS,
         "asked_seconds": args.seconds,
     }
     return lambda on_skip: performer.read(args.seconds, args.seed), facts
+
+
+def _refuse_other_head(head):
+    if head.name != "stand_in":
+        raise ValueError(
+            "--head does not go with the performer: its motion is made for the "
+            f"stand-in's expressions, not for those of {head.name!r}"
+        )
 
 
 def grid_corpus(args, head):
@@ -63,8 +71,13 @@ def grid_corpus(args, head):
             return _performed(clips, args.perform_styles, args.seed, on_skip)
         return clips
 
-    facts = {"split_rule": f"grid by {rule}", "source_fps": mo.FPS}
+    facts = {
+        "split_rule": f"grid by {rule}",
+        "source_fps": mo.FPS,
+        "talkers": grid.source_hashes(args.source),
+    }
     if args.perform_styles:
+        _refuse_other_head(head)
         return read, facts | {"perform_styles": args.perform_styles}
     return read, facts | {"motion_fit": fit.version(head)}
 

@@ -11,6 +11,7 @@ no clip of a corpus ships.
 import argparse
 import json
 import pathlib
+import shutil
 
 import numpy as np
 
@@ -94,20 +95,25 @@ def ship(args):
       ValueError: it would be larger than a checkpoint in the package may be.
     """
     bundle = checkpoints.load(args.workdir)
-    config = {**bundle.config, "dataset": ""}  # a path of the machine that trained it
-    dataset = {k: v for k, v in bundle.dataset.items() if k != "directories"}
-    bundle = bundle._replace(config=config, dataset=dataset)
+    # Paths of the machine that trained it.
+    config = {**bundle.config, "dataset": "", "head": ""}
+    bundle = bundle._replace(config=config)
     folder = pathlib.Path(args.out or checkpoints.SHIPPED) / args.name
-    checkpoints.export(bundle, folder)
-    np.savez_compressed(folder / "styles.npz", **style_clips())
+    beside = folder.with_name(f"{args.name}.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    checkpoints.export(bundle, beside)
+    np.savez_compressed(beside / "styles.npz", **style_clips())
     evaluation = args.evaluation and json.loads(
         pathlib.Path(args.evaluation).read_text()
     )
     card = model_card(bundle, args.name, args.data, args.command, evaluation)
-    (folder / "MODEL_CARD.md").write_text(card)
-    size = sum(path.stat().st_size for path in folder.iterdir())
+    (beside / "MODEL_CARD.md").write_text(card)
+    size = sum(path.stat().st_size for path in beside.iterdir())
     if size > MAX_BYTES:
-        raise ValueError(f"{folder} is {size / 1e6:.1f} MB; at most 15 MB ship")
+        shutil.rmtree(beside)
+        raise ValueError(f"{args.name} is {size / 1e6:.1f} MB; at most 15 MB ship")
+    shutil.rmtree(folder, ignore_errors=True)
+    beside.rename(folder)
     return folder
 
 

@@ -4,6 +4,7 @@ Clips lie in memory (26 h of them fit). A batch is computed from its step alone,
 a tf.data map, so resuming at step k gives what an uninterrupted run would have seen.
 """
 
+import collections
 import dataclasses
 import json
 import os
@@ -99,8 +100,19 @@ def load(directories, split, *, tokenizer=None, expect=None, stats=None):
         for path, facts in zip(directories, metadata, strict=True)
         for clip in _read_split(path, split, facts["rate_hz"], stats)
     ]
+    names = collections.Counter((clip.corpus, clip.clip_id) for clip in clips)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ValueError(
+            f"{len(twice)} clips come twice, such as {twice[0]}; name each directory "
+            "once, and export corpora of one kind with different seeds"
+        )
     state = directories[0] / "tokenizer_state.npz"
     return Dataset(clips, _joined(metadata), stats, state if state.exists() else None)
+
+
+def describe(directories):
+    """metadata.json of each of the directories, as a list of dicts."""
+    return [read_metadata(path) for path in _paths(directories)]
 
 
 def evaluation_clips(directories, split="test", *, stats, expect=None, limit=None):

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import struct
 import zlib
 
@@ -64,9 +65,10 @@ def begin(out, plan):
     if metadata.exists():
         old = json.loads(metadata.read_text())
         _refuse_other(out, old, plan)
+        # A kill may have left it behind, marked as complete.
+        shutil.rmtree(out / FOLDER, ignore_errors=True)
         if all((out / name).exists() for name in old["shard_clips"]):
             return old
-        metadata.unlink()  # a shard was removed: only that one is made again
     elif kept.exists():
         _refuse_other(out, json.loads(kept.read_text()), plan)
     elif out.exists() and any(out.glob(f"{NAME}-*.tfrecord-*")):
@@ -76,6 +78,7 @@ def begin(out, plan):
         )
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_text(kept, json.dumps(plan, indent=1))
+    metadata.unlink(missing_ok=True)  # a shard was removed: only that is made again
     return None
 
 
@@ -104,7 +107,7 @@ def fill(read, out, encode, *, shards, augment, seed, strict):
     """
     if (out / FOLDER / _COMPLETE).exists():
         return
-    skipped, seen = [], set()
+    skipped, seen, before = [], set(), _skipped_before(out)
 
     def on_skip(clip_id, reason):
         if strict:
@@ -124,7 +127,10 @@ def fill(read, out, encode, *, shards, augment, seed, strict):
             seen.add(clip_id)
             index = shard_of(clip_id, shards[split])
             final = out / shard_name(split, index, shards[split])
-            if clip_id in done or final.exists():
+            if final.exists():
+                skipped += before.get(clip_id, [])  # not tried again
+                continue
+            if clip_id in done:
                 continue
             try:
                 record = encode(make())
@@ -135,8 +141,15 @@ def fill(read, out, encode, *, shards, augment, seed, strict):
             if path not in files:
                 files[path] = stack.enter_context(open(path, "ab"))
             _append(files[path], clip_id, record)
-    write_text(out / "skipped.jsonl", "".join(skipped))
+    write_text(out / "skipped.jsonl", "".join(dict.fromkeys(skipped)))
     write_text(out / FOLDER / _COMPLETE, "")
+
+
+def _skipped_before(out):
+    """{clip id: [its line]} of the skipped.jsonl of an earlier export here."""
+    path = out / "skipped.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return {json.loads(line)["clip"]: [line] for line in lines}
 
 
 def jobs(read, copies, seed, on_skip):

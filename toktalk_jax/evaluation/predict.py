@@ -21,10 +21,15 @@ def raw_tokens(clip, stats):
     )
 
 
+def name_of(clip):
+    """corpus/clip_id: two corpora may speak the same sentences."""
+    return f"{clip.corpus}/{clip.clip_id}"
+
+
 def clip_keys(clips, seed, sample=0):
-    """One PRNG key per clip, by its id: batching and order change no score."""
+    """One PRNG key per clip, by its name: batching and order change no score."""
     root = jax.random.fold_in(jax.random.key(seed), sample)
-    ids = np.array([zlib.crc32(clip.clip_id.encode()) for clip in clips], np.uint32)
+    ids = np.array([zlib.crc32(name_of(clip).encode()) for clip in clips], np.uint32)
     return jax.vmap(lambda i: jax.random.fold_in(root, i))(ids)
 
 

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import importlib.resources
 import pathlib
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -176,8 +177,11 @@ def _read(path):
     if not path.is_file():
         raise FileNotFoundError(f"no head file at {path}; give a FLAME pickle or npz")
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as stored:
-            return dict(stored)
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return dict(stored)
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} cannot be read as an npz: {error}") from error
     return pickles.load_arrays(path)
 
 

@@ -11,6 +11,7 @@ audio [L] i16, sample_rate, head_joint and chunk_frames. The sound is the first 
 import argparse
 import pathlib
 import sys
+import zipfile
 
 import numpy as np
 
@@ -67,8 +68,8 @@ def _read(path):
     try:
         with np.load(path, allow_pickle=False) as stored:
             take = dict(stored)
-    except (ValueError, EOFError, TypeError) as error:
-        raise ValueError(f"{path} is not an .npz file ({error})") from None
+    except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a whole .npz file ({error})") from None
     if "motion" not in take:
         raise ValueError(f"{path} holds no motion [T, {mo.F}]; it has {sorted(take)}")
     take["head_joint"] = str(take.get("head_joint", "neck"))

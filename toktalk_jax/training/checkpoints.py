@@ -102,7 +102,7 @@ def start_workdir(workdir, config, stats, dataset, tokenizer_state):
     """Write what a model needs beside its weights; called once per run.
 
     Raises:
-      ValueError: the workdir holds a run with another config.
+      ValueError: the workdir holds a run with another config, or on other data.
     """
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -110,6 +110,7 @@ def start_workdir(workdir, config, stats, dataset, tokenizer_state):
     text = json.dumps(config, indent=1, sort_keys=True)
     if config_file.exists():
         _same_config(json.loads(config_file.read_text()), json.loads(text), workdir)
+        _same_data(workdir, stats, dataset)
     logs.write_whole(workdir / "stats.json", stats.to_json())
     logs.write_whole(workdir / "dataset.json", json.dumps(dataset, indent=1))
     if tokenizer_state is not None:
@@ -141,11 +142,14 @@ def clear_disk_errors(workdir):
 
 def _same_config(old, new, workdir):
     old, new = (traverse_util.flatten_dict(c, sep=".") for c in (old, new))
+    # Where a run's files lie and what it prints may change; what it computes may not.
+    free = {"dataset", "head", "log_every", "save_every"}
+    if new.get("train.decay") != "cosine":  # whose rate depends on the last step
+        free.add("total_steps")
     changed = {
         k: (old.get(k), new.get(k))
         for k in sorted({*old, *new})
-        # How long and where a run goes may change; what it computes may not.
-        if old.get(k) != new.get(k) and k not in ("total_steps", "dataset")
+        if old.get(k) != new.get(k) and k not in free
     }
     if changed:
         raise ValueError(
@@ -155,6 +159,24 @@ def _same_config(old, new, workdir):
         )
 
 
+def _same_data(workdir, stats, dataset):
+    old = mo.Stats.from_json((workdir / "stats.json").read_text()).hash()
+    if old != stats.hash():
+        raise ValueError(
+            f"{workdir} holds a run on data with statistics {old}, but the dataset's "
+            f"are {stats.hash()}: weights belong to their statistics; choose another "
+            "--workdir or the old dataset"
+        )
+    facts = json.loads((workdir / "dataset.json").read_text())
+    for key in ("tokenizer", "tokenizer_hash", "face_model", "face_hash"):
+        if facts.get(key) != dataset.get(key):
+            raise ValueError(
+                f"{workdir} holds a run on data with {key} {facts.get(key)!r}, but the "
+                f"dataset has {dataset.get(key)!r}; choose another --workdir or the "
+                "old dataset"
+            )
+
+
 def load(path):
     """Load a shipped name (under `toktalk_jax/checkpoints`), a bundle or a workdir.
 
@@ -162,7 +184,8 @@ def load(path):
       FileNotFoundError: nothing there that can be loaded; says what was looked for.
     """
     folder = pathlib.Path(path)
-    if not folder.exists() and (SHIPPED / str(path)).is_dir():
+    found = (folder / "config.json").is_file()
+    if not found and (SHIPPED / str(path)).is_dir():
         folder = SHIPPED / str(path)
     if not (folder / "config.json").is_file():
         names = sorted(p.name for p in SHIPPED.glob("*") if p.is_dir())
@@ -238,9 +261,6 @@ def export(bundle, folder):
     (temporary / "stats.json").write_text(bundle.stats.to_json() + "\n")
     if bundle.tokenizer_state:
         shutil.copyfile(bundle.tokenizer_state, temporary / "tokenizer_state.npz")
-    for extra in ("MODEL_CARD.md",):
-        if (folder / extra).is_file():
-            shutil.copyfile(folder / extra, temporary / extra)
     temporary.chmod(0o755)
     if folder.exists():
         shutil.rmtree(folder)

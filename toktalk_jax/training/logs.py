@@ -23,7 +23,7 @@ class Writer:
         _truncate_after(self.path, step)
         self._file = self.path.open("a")
         self._board = SummaryWriter(
-            str(self.path.parent / "tensorboard"), purge_step=step
+            str(self.path.parent / "tensorboard"), purge_step=step + 1
         )
 
     def scalars(self, step, values):

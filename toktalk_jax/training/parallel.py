@@ -6,8 +6,6 @@ metrics come out as scalars, Orbax saves the state as it is, and the step compil
 move to another parallelism, this is the one file to change.
 """
 
-import functools
-
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -51,14 +49,9 @@ def mapped_step(step):
     The step sums over `AXIS` itself; state and metrics come out equal on all devices.
     """
     return jax.pmap(
-        functools.partial(step),
+        step,
         axis_name=AXIS,
         in_axes=(None, 0, None),
         out_axes=(None, None),
         donate_argnums=(0,),
     )
-
-
-def one_device(tree):
-    """Copy a replicated pytree to this process's first device."""
-    return jax.device_put(tree, jax.local_devices()[0])

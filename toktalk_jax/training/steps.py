@@ -91,10 +91,10 @@ def cfm_sums(params, batch, key, *, models, weights, options):
 
     weight = batch["mask"][..., None] * jnp.asarray(weights, jnp.float32)[None, None]
     errors, count = flow.cfm_loss_sums(velocity, x0, x1, t, audio, style, weight)
-    kl = -0.5 * (1 + logvar - mean**2 - jnp.exp(logvar)).sum()
-    # KL is a mean over rows; it enters scaled by the elements of its rows.
-    kl_scaled = options.kl_weight * kl * count / len(index)
-    return errors + kl_scaled, (errors, count)
+    kl = -0.5 * (1 + logvar - mean**2 - jnp.exp(logvar)).sum(1)
+    # A row's KL weighs as much as its elements, on whichever device it lies.
+    kl = options.kl_weight * (kl * weight.sum((1, 2))).sum()
+    return errors + kl, (errors, count)
 
 
 def _encode_styles(model, params, batch, key):

@@ -82,6 +82,20 @@ def fit_talker(talker, head, cache=None, progress=None):
     return motion
 
 
+def source_hashes(source):
+    """{talker: 16 hex digits of its tracks file}: what an export was made from.
+
+    Raises:
+      FileNotFoundError: the source or a talker's file is missing.
+    """
+    hashes = {}
+    for folder in talker_folders(source):
+        with (folder / "tracks.npz").open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        hashes[talker_name(folder)] = digest[:16]
+    return hashes
+
+
 def _fit_key(talker, head):
     digest = hashlib.sha256(fit.version(head).encode())
     for array in (talker.mean, talker.basis, talker.components, talker.neck):
