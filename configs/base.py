@@ -2,7 +2,8 @@ r"""Base TokTalk at paper size: 82.9 M parameters, Mimi tokens, HDTF-TFHP (Table
 
 The paper trained it for 144 h on one L40S at Adam 1e-4 and reports, streamed at
 C = 0.4 s and n = 20, LVE 14.53 mm, MSE 1.39 mm, FDD 4.29e-5 m, MOD 2.82 mm. Data and
-tokens are yours to bring (README, "What you must bring").
+tokens are yours to bring (README, "What you must bring"). The export tool makes Lyra
+and mel_rvq tokens so far: with such a dataset add `--config.tokenizer=mel_rvq`.
 
     python -m toktalk_jax.train --config configs/base.py \
         --config.dataset DIR --workdir runs/base
