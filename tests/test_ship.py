@@ -5,7 +5,8 @@ import types
 import numpy as np
 import pytest
 
-from toktalk_jax.sample import load_style, make_sampler
+from toktalk_jax.inputs import load_style
+from toktalk_jax.sample import make_sampler
 from toktalk_jax.training import checkpoints
 from tools import ship_checkpoint
 

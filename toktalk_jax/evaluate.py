@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from toktalk_jax import command_line
 from toktalk_jax.evaluation import predict, report, scoring
-from toktalk_jax.sample import encode_style, make_sampler
+from toktalk_jax.inputs import encode_style
+from toktalk_jax.sample import make_sampler
 from toktalk_jax.training import checkpoints
 
 ROWS = ("stream", "mean", "whole", "static", "ridge")

@@ -21,7 +21,6 @@ motion.npz is one).
 import json
 import pathlib
 import time
-import zipfile
 
 import jax
 import numpy as np
@@ -29,10 +28,9 @@ from absl import app, flags, logging
 
 from toktalk_jax import command_line, models, takes
 from toktalk_jax import motion as mo
+from toktalk_jax.inputs import load_style, load_tokenizer, load_tokens
 from toktalk_jax.streaming import Sampler
 from toktalk_jax.training import checkpoints
-
-MIN_STYLE_FRAMES = 10
 
 
 def make_sampler(bundle, settings=None, **options):
@@ -52,111 +50,6 @@ def make_sampler(bundle, settings=None, **options):
     network, _ = models.build(bundle.config["model"], bundle.config["style"])
     return Sampler(
         network, bundle.params["velocity"], bundle.stats, **(arguments | options)
-    )
-
-
-def encode_style(bundle, motion):
-    """Style vectors [B, K] of raw reference clips [B, R, 56]; the encoder's mean."""
-    _, encoder = models.build(bundle.config["model"], bundle.config["style"])
-    z = bundle.stats.normalise(np.asarray(motion, np.float32)) * bundle.stats.live
-    apply = jax.jit(lambda p, x: encoder.apply({"params": p}, x)[0])
-    return np.asarray(apply(bundle.params["style"], z.astype(np.float32)))
-
-
-def load_style(bundle, name):
-    """Style vector [1, K] by name or file.
-
-    Args:
-      name: "none" (no style), a style .npz, or the name of a shipped style; those are
-        clips of the stand-in's performer.
-
-    Raises:
-      ValueError, FileNotFoundError: says what was there to choose from.
-    """
-    width = bundle.config["style"]["width"]
-    if name == "none":
-        return np.zeros((1, width), np.float32)
-    path = pathlib.Path(name)
-    if path.suffix == ".npz":
-        return encode_style(bundle, _read_npz(path, "motion", mo.F)[None])
-    if bundle.dataset["face_model"] != "stand_in":
-        raise ValueError(
-            f"style {name!r} is of the stand-in, the model of face model "
-            f"{bundle.dataset['face_model']!r}; give a style .npz of it, or 'none'"
-        )
-    shipped = checkpoints.SHIPPED / "small" / "styles.npz"
-    with np.load(shipped) as file:
-        styles = {**file}
-    if name not in styles:
-        raise ValueError(
-            f"no style named {name!r}; shipped are {sorted(styles)}, or give a style "
-            ".npz with motion [R, 56], or 'none'"
-        )
-    return encode_style(bundle, styles[name][None])
-
-
-def load_tokens(path, bundle):
-    """Base-rate tokens [S, A] of a token .npz, checked against the model.
-
-    Raises:
-      ValueError: wrong width, dtype or tokenizer; names what came and what fits.
-    """
-    raw = _load_npz(path)
-    for key in ("tokens", "rate_hz"):
-        if key not in raw:
-            raise ValueError(f"{path} has no {key!r}; it holds {sorted(raw)}")
-    tokens, wanted = raw["tokens"], bundle.dataset["tokenizer"]
-    if tokens.dtype not in (np.float16, np.float32) or tokens.ndim != 2:
-        raise ValueError(
-            f"{path}: tokens are {tokens.dtype} {tokens.shape}; expected [S, A] "
-            "float16 or float32 embeddings, not codes"
-        )
-    if "tokenizer" in raw and str(raw["tokenizer"]) != wanted:
-        raise ValueError(
-            f"{path} holds {raw['tokenizer']} tokens; this model was trained on "
-            f"{wanted} tokens: use a model of that tokenizer, or an adapter"
-        )
-    rate, audio = np.asarray(raw["rate_hz"]), raw.get("audio")
-    if not len(tokens) or rate.shape or rate.dtype.kind not in "fiu":
-        raise ValueError(
-            f"{path}: tokens are {tokens.shape} at rate_hz {rate}; expected at least "
-            "one token and one number"
-        )
-    if audio is not None and (audio.dtype != np.int16 or audio.ndim != 1):
-        raise ValueError(
-            f"{path}: audio is {audio.dtype} {audio.shape}; expected [L] int16 at 16 "
-            "kHz"
-        )
-    tokens = mo.to_token_rate(tokens.astype(np.float32), float(rate))
-    width = len(bundle.stats.token_mean)
-    if tokens.shape[1] != width:
-        raise ValueError(
-            f"{path}: tokens are {tokens.shape[1]} wide at 12.5 Hz; this model takes "
-            f"{width} ({wanted})"
-        )
-    return tokens, audio
-
-
-def load_tokenizer(bundle, weights=None):
-    """The tokenizer that the bundle was trained with.
-
-    Raises:
-      ValueError: it needs weights that were not given, or has none of its own.
-    """
-    name = bundle.dataset["tokenizer"]
-    if name == "mel_rvq":
-        from toktalk_jax.tokenizers.mel_rvq import MelRVQ
-
-        return MelRVQ.load(bundle.tokenizer_state)
-    if name == "lyra":
-        from toktalk_jax.tokenizers.lyra import Lyra
-
-        if not weights:
-            raise ValueError("lyra needs --weights, the folder of its tflite files")
-        return Lyra(weights)
-    raise ValueError(
-        f"the model was trained on {name} tokens, which cannot be made here; give "
-        "--tokens, a file of token embeddings"
     )
 
 
@@ -211,32 +104,6 @@ def _solve(sampler, pieces, key, style):
         solve_ms = (time.perf_counter() - begin) * 1e3
         chunks.append({"tokenise_ms": 0.0, "solve_ms": solve_ms})
     return np.concatenate(out), chunks
-
-
-def _load_npz(path):
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file at {path}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {**file}
-    except (ValueError, OSError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a whole .npz file ({error})") from None
-
-
-def _read_npz(path, key, width):
-    raw = _load_npz(path)
-    if key not in raw:
-        raise ValueError(f"{path} has no {key!r}; it holds {sorted(raw)}")
-    value = np.asarray(raw[key], np.float32)
-    if value.ndim != 2 or value.shape[1] != width or len(value) < MIN_STYLE_FRAMES:
-        raise ValueError(
-            f"{path}: {key} is {value.shape}; expected [R, {width}] with R at least "
-            f"{MIN_STYLE_FRAMES} frames (0.4 s)"
-        )
-    if not np.isfinite(value).all():
-        raise ValueError(f"{path}: {key} holds NaN or Inf values")
-    return value
 
 
 def sample(
