@@ -78,6 +78,7 @@ def grid_corpus(args, head):
     }
     if args.perform_styles:
         _refuse_other_head(head)
+        facts["corpus"] = "grid_performer"
         return read, facts | {"perform_styles": args.perform_styles}
     return read, facts | {"motion_fit": fit.version(head)}
 
