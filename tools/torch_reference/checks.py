@@ -244,14 +244,14 @@ def check_training(pair, size, device, steps=10):
         ours.append(float(loss))
         theirs.append(same.item())
     errors = np.abs(np.subtract(ours, theirs)) / np.abs(theirs)
-    away = weights_apart(params, pair, networks)
+    away = weights_apart(params, pair)
     return [
         Row(f"{steps} Adam steps, worst loss", float(errors.max()), STEPS),
         Row(f"{steps} Adam steps, weights over their way", away, ADAM),
     ]
 
 
-def weights_apart(params, pair, networks):
+def weights_apart(params, pair):
     """Distance of the trained weights of both sides over the way that theirs went.
 
     Without the bias of the keys, whose gradient is zero: Adam makes full steps of its
@@ -262,8 +262,8 @@ def weights_apart(params, pair, networks):
         for tree in (params, pair.params)
     )
     apart = way = 0.0
-    for k, network in zip(params, networks, strict=True):
-        for name, value in network.state_dict().items():
+    for k in params:
+        for name, value in pair.twin[k].state_dict().items():
             key, theirs = f"{k}.{name}", host(value)
             if not name.endswith("in_proj_bias"):
                 apart += np.square(ours[key] - theirs, dtype=np.float64).sum()
@@ -272,7 +272,10 @@ def weights_apart(params, pair, networks):
 
 
 def check_bf16(pair, size, device="cpu", **options):
-    """Rows of bf16 matmuls against f32 after 20 steps, each side against itself."""
+    """Rows of bf16 matmuls against f32 after 20 steps, each side against itself.
+
+    On a CPU the twin's only: there XLA takes no notice of the precision asked for.
+    """
     options = {"chunks": 2, **options}
     ours, theirs = streams(pair, size, device, **options)
     with (
@@ -280,10 +283,10 @@ def check_bf16(pair, size, device="cpu", **options):
         torch.autocast(device, torch.bfloat16),
     ):
         ours_16, theirs_16 = streams(pair, size, device, **options)
-    return [
-        compared("bf16 matmuls, 20 steps, JAX", ours_16, ours, BF16)[0],
-        compared("bf16 autocast, 20 steps, PyTorch", theirs_16, theirs, BF16)[0],
-    ]
+    rows = compared("bf16 autocast, 20 steps, PyTorch", theirs_16, theirs, BF16)[:1]
+    if device != "cpu":
+        rows += compared("bf16 matmuls, 20 steps, JAX", ours_16, ours, BF16)[:1]
+    return rows
 
 
 def check_all(pair, size, device="cpu"):
