@@ -29,7 +29,7 @@ def size_of(name):
         velocity = dict(
             channels=(16, 16), blocks_per_stage=2, mid_blocks=2, heads=2, head_dim=8
         )
-        style = dict(width=6, hidden=16, heads=2)
+        style = dict(width=6, hidden=16, heads=2, dropout=0.0)
         adapter = dict(out_dim=12, width=16, depth=2, heads=2, feed_forward=24)
         return Size(velocity, style, adapter, 12)
     config = {"paper": base, "small": small}[name].get_config()
