@@ -63,6 +63,7 @@ setup(
             "pytest>=8",
             "pytest-timeout>=2.3",
             "ruff>=0.12",
+            "safetensors>=0.4",
             "selenium>=4.20",
         ],
     },

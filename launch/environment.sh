@@ -17,6 +17,14 @@ if [[ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]]; then
   echo "installing toktalk-jax[$1] into .venv ..."
   python -m pip install --quiet --disable-pip-version-check \
     --constraint launch/constraints.txt --editable ".[$1]"
+  # PyTorch for the parity tests, never with gigabytes of CUDA packages: on Linux only a
+  # build marked as CPU will do, elsewhere every build is one.
+  if [[ "$1" == test ]]; then
+    torch="torch==2.13.0$([[ "$(uname)" != Linux ]] || echo +cpu)"
+    python -m pip install --quiet --disable-pip-version-check \
+      --constraint launch/constraints.txt "$torch" 2>/dev/null ||
+      echo "no CPU build of PyTorch in reach: the parity tests will skip"
+  fi
   echo "$wanted" > "$stamp"
 fi
 export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"

@@ -1,0 +1,102 @@
+r"""Compare with the PyTorch twin: the same numbers, and how much faster.
+
+    python -m tools.compare_torch --size small
+    python -m tools.compare_torch --size paper --compile --json a.json --plot a.png
+
+Same weights, noise, tokens, style and steps go through both. First a table of errors
+against the tolerances: forward, loss, gradient of every tensor, 20 Euler steps streamed
+over 10 chunks, ten Adam steps, in f32 with full-precision matmuls; bf16 is stated
+apart. Then the time of a chunk and of a training step, side by side in alternation.
+Needs neither TensorFlow nor TFDS. Exit code 1 if a tolerance is missed.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import sys
+
+import jax
+import torch
+
+from tools.torch_reference import checks, pairs, timing
+
+
+def time_all(pair, size, device, rounds, wanted):
+    """{what: {contestant: times}} of a chunk and of a training step at batch 8."""
+    forms = timing.compiled_forms(device, wanted)
+    stats, data = checks.random_stats(size.tokens), checks.example(size, B=8, T=60)
+    times = {
+        "chunk": timing.time_chunks(pair, size, stats, device, rounds, forms),
+        "training step": timing.time_training(pair, data, device, rounds, forms),
+    }
+    pairs.load_weights(pair)
+    return times
+
+
+def report(size_name, device, rounds, wanted):
+    """Everything, as a JSON-ready dict."""
+    size = pairs.size_of(size_name)
+    pair = pairs.make_pair(size, device)
+    rows = checks.check_all(pair, size, device)
+    rows += checks.check_bf16(pair, size, device)
+    return {
+        "size": size_name,
+        "device": str(jax.devices()[0].device_kind),
+        "threads": torch.get_num_threads(),
+        "jax": jax.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "dtype": "float32",
+        "rows": [{**row._asdict(), "passes": row.passes} for row in rows],
+        "times": time_all(pair, size, device, rounds, wanted) if rounds else {},
+    }
+
+
+def table(result):
+    """The report as text."""
+    lines = [f"{'compared':55} {'error':>9} {'allowed':>9}"]
+    for row in result["rows"]:
+        verdict = "ok" if row["passes"] else "MISSED"
+        name = row["name"]
+        lines.append(f"{name:55} {row['error']:9.2e} {row['allowed']:9.0e}  {verdict}")
+    for what, contestants in result["times"].items():
+        lines.append(f"\n{what:27} {'p50 ms':>9} {'p95 ms':>9} {'times JAX':>10}")
+        ours = contestants["JAX"]["p50_ms"]
+        for name, ms in contestants.items():
+            p50, p95 = ms["p50_ms"], ms["p95_ms"]
+            lines.append(f"{name:27} {p50:9.2f} {p95:9.2f} {p50 / ours:9.2f}x")
+    return "\n".join(lines)
+
+
+def main(argv=None):
+    """Command line; exit code 1 if a tolerance is missed."""
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--size", choices=("paper", "small", "tiny"), default="small")
+    p.add_argument("--rounds", type=int, default=5, help="alternations; 0: no timing")
+    p.add_argument("--compile", action="store_true", help="time torch.compile too")
+    p.add_argument("--json", default="", help="file to write")
+    p.add_argument("--plot", default="", help="picture to write, .png")
+    args = p.parse_args(argv)
+    on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
+    # The same threads: XLA takes all that this process may use.
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.backends.cudnn.allow_tf32 = False  # torch's default for convolutions is on
+    wanted = ("torch.compile", "torch.compile max-autotune") if args.compile else ()
+    with jax.default_matmul_precision("highest"):
+        result = report(args.size, "cuda" if on_gpu else "cpu", args.rounds, wanted)
+    print(table(result))
+    for name, write in (
+        (args.json, lambda f: f.write_text(json.dumps(result, indent=1) + "\n")),
+        (args.plot, lambda f: timing.plot(result, f)),
+    ):
+        if name:
+            path = pathlib.Path(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path)
+    return 0 if all(row["passes"] for row in result["rows"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
