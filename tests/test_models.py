@@ -117,7 +117,8 @@ def test_the_skip_adds_a_multiple_of_the_motion_and_no_parameter(field):
     model, params, apply = field
     x, t, audio, style = inputs(2, 16)
     mask = np.arange(16)[None] < np.array([[16], [10]])
-    with_skip = model.clone(skip_std=0.5).apply(params, x, t, audio, style, None, mask)
+    with_skip = jax.jit(model.clone(skip_std=0.5).apply)
+    with_skip = with_skip(params, x, t, audio, style, None, mask)
     added = with_skip - apply(params, x, t, audio, style, None, mask)
     expected = np.asarray(velocity.linear_velocity(t, 0.5)) * x * mask[..., None]
     np.testing.assert_allclose(added, expected, atol=1e-4)
