@@ -337,7 +337,7 @@ def test_a_full_disk_stops_a_training_that_then_resumes(tiny_dataset, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kills", [(10,), (5, 9, 14, 17, 26, 33)], ids=str)
+@pytest.mark.parametrize("kills", [(10,), (5, 17, 30)], ids=str)
 def test_a_killed_training_resumes(tiny_dataset, tmp_path, kills):
     """kill -9 in the middle; the same command ends bitwise like an undisturbed run."""
     arguments = [
