@@ -89,7 +89,7 @@ def test_command_line_exports_grid_tracked_and_performed(shared, tmp_path):
     performed = [*args, str(tmp_path / "performed"), "--perform_styles", "16"]
     export_tokens.main(performed)
     both = pipeline.load([tmp_path / "grid", tmp_path / "performed"], "train")
-    assert both.metadata["corpus"] == "grid+grid" and len(both.clips) >= 12
+    assert both.metadata["corpus"] == "grid+grid_performer" and len(both.clips) >= 12
     of_corpus = {corpus: [] for corpus in ("grid", "grid_performer")}
     for clip in both.clips:
         of_corpus[clip.corpus].append(clip)
