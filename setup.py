@@ -62,6 +62,7 @@ setup(
             "ai-edge-litert>=2.0",
             "pytest>=8",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
             "ruff>=0.12",
             "safetensors>=0.4",
             "selenium>=4.20",

@@ -9,4 +9,6 @@ if [[ "${1:-}" == "--help" ]]; then sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0; fi
 source launch/environment.sh test
 python -m ruff check --config tools/ruff.toml .
 python -m ruff format --check --config tools/ruff.toml .
-exec python -m pytest tests -q -rs -o cache_dir=.pytest_cache --durations=15 "$@"
+# A worker per core, up to four; the tests of a file share its fixtures and stay together.
+exec python -m pytest tests -q -rs -o cache_dir=.pytest_cache --durations=15 \
+  --numprocesses auto --maxprocesses 4 --dist loadfile "$@"

@@ -1,5 +1,6 @@
 """train, sample and evaluate from end to end on a dataset of seconds."""
 
+import itertools
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ import soundfile
 from configs import small
 from tests.conftest import ROOT
 from toktalk_jax import evaluate, sample, train
+from toktalk_jax.data import pipeline
 from toktalk_jax.flame import assets
 from toktalk_jax.page import read_page
 from toktalk_jax.training import checkpoints
@@ -48,18 +50,25 @@ def test_training_writes_what_a_model_needs(tiny_run):
     assert bundle.tokenizer_state.is_file()
 
 
-def test_an_interrupted_training_resumes_bitwise(tiny_dataset, tmp_path):
-    config = smoke(tiny_dataset)
-    config.total_steps = 3
-    config.train.decay = "constant"
-    train.train(config, tmp_path / "parts")
-    config.total_steps = 6
-    train.train(config, tmp_path / "parts")
-    train.train(config, tmp_path / "whole")
-    parts, whole = (checkpoints.load(tmp_path / n) for n in ("parts", "whole"))
-    assert parts.meta["hash"] == whole.meta["hash"]
-    rows = [json.loads(x) for x in (tmp_path / "parts/metrics.jsonl").open()]
-    assert [r["step"] for r in rows] == [2, 3, 4, 6]
+def test_an_interrupted_training_resumes_bitwise(
+    tiny_dataset, tiny_run, tmp_path, monkeypatch
+):
+    """Stopped in its fifth step, after the checkpoint of the third."""
+    batches = pipeline.batches
+
+    def interrupted(*arguments, **options):
+        yield from itertools.islice(batches(*arguments, **options), 4)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pipeline, "batches", interrupted)
+        train.train(smoke(tiny_dataset), tmp_path)
+    assert checkpoints.load(tmp_path).meta["step"] == 3
+    train.train(smoke(tiny_dataset), tmp_path)
+    resumed, whole = (checkpoints.load(run) for run in (tmp_path, tiny_run))
+    assert resumed.meta["hash"] == whole.meta["hash"]
+    rows = [json.loads(x) for x in (tmp_path / "metrics.jsonl").open()]
+    assert [r["step"] for r in rows] == [2, 4, 6]
 
 
 def test_sampling_a_wav_writes_motion_report_and_page(tiny_run, wav, tmp_path):

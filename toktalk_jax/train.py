@@ -50,10 +50,10 @@ def _train(config, workdir):
     params = steps.init_params(key, *networks, len(data.stats.token_mean))
     state = parallel.replicate(steps.init_state(params, optimiser))
     checkpointer = checkpoints.Checkpointer(workdir)
-    state, meta = checkpointer.restore(state)
+    state, seed = checkpointer.restore(state)
     start = int(state.step)
     print(
-        f"{'resumed' if meta else 'started'} at step {start}: "
+        f"{'resumed' if seed is not None else 'started'} at step {start}: "
         f"{sum(x.size for x in jax.tree.leaves(params)) / 1e6:.2f} M parameters, "
         f"{len(data.clips)} clips, "
         f"{sum(len(clip.motion) for clip in data.clips) / mo.FPS / 60:.1f} min, "
@@ -122,7 +122,7 @@ def _loop(config, state, step_fn, batches, key, checkpointer, writer):
                 "the dataset's skipped.jsonl"
             )
         if save:
-            checkpointer.save(state, {"seed": config.seed})
+            checkpointer.save(state, config.seed)
     progress.close()
     return state, metrics
 

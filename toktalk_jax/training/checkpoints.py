@@ -2,7 +2,7 @@
 
 A workdir holds `config.json`, `stats.json`, `tokenizer_state.npz` (where the tokenizer
 has one), `dataset.json` and Orbax steps under `checkpoints/`, each with the items
-params, ema, opt and meta. A bundle folder, as shipped, holds the same JSON files and
+params, ema, opt, step and seed. A bundle folder, as shipped, holds the same JSON files and
 `params.npz` (the EMA weights) instead.
 """
 
@@ -55,8 +55,8 @@ class Checkpointer:
         """The newest complete step, or None."""
         return self._manager.latest_step()
 
-    def save(self, state, meta):
-        """Save a TrainState and a JSON dict in the background."""
+    def save(self, state, seed):
+        """Save a TrainState and the seed of its data in the background."""
         save = ocp.args.StandardSave
         self._manager.save(
             int(state.step),
@@ -64,12 +64,13 @@ class Checkpointer:
                 params=save(state.params),
                 ema=save(state.ema),
                 opt=save(state.opt),
-                meta=ocp.args.JsonSave({**meta, "step": int(state.step)}),
+                step=ocp.args.JsonSave(int(state.step)),
+                seed=ocp.args.JsonSave(seed),
             ),
         )
 
     def restore(self, state):
-        """(newest state, placed like `state`, its meta), or (state, None) if none."""
+        """(newest state, placed like `state`, its seed), or (state, None) if none."""
         step = self.latest()
         if step is None:
             return state, None
@@ -81,16 +82,17 @@ class Checkpointer:
                 params=restore(abstract.params),
                 ema=restore(abstract.ema),
                 opt=restore(abstract.opt),
-                meta=ocp.args.JsonRestore(),
+                step=ocp.args.JsonRestore(),
+                seed=ocp.args.JsonRestore(),
             ),
         )
         sharding = state.step.sharding
         return state.replace(
-            step=jax.device_put(np.int32(step), sharding),
+            step=jax.device_put(np.int32(items["step"]), sharding),
             params=items["params"],
             ema=items["ema"],
             opt=items["opt"],
-        ), items["meta"]
+        ), items["seed"]
 
     def close(self):
         """Wait for the save in flight and release the manager."""
@@ -228,11 +230,13 @@ def _load_ema(folder):
     restored = manager.restore(
         step,
         args=ocp.args.Composite(
-            ema=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
+            ema=ocp.args.StandardRestore(target),
+            step=ocp.args.JsonRestore(),
+            seed=ocp.args.JsonRestore(),
         ),
     )
     manager.close()
-    return jax.tree.map(np.asarray, restored["ema"]), restored["meta"]
+    return jax.tree.map(np.asarray, restored["ema"]), {k: restored[k] for k in ("step", "seed")}
 
 
 def _saved_shapes(folder, step):

@@ -27,8 +27,12 @@ class TrainState:
     opt: optax.OptState
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def init_params(key, velocity, style, token_width):
-    """Random parameters {"velocity": ..., "style": ...}."""
+    """Random parameters {"velocity": ..., "style": ...}.
+
+    Jitted: op by op, Flax would run the forward pass whose shapes are all it needs.
+    """
     key_v, key_s = jax.random.split(key)
     motion = jnp.zeros((1, 8, mo.F))
     audio, vector = jnp.zeros((1, 8, token_width)), jnp.zeros((1, 8, style.width))
@@ -38,6 +42,7 @@ def init_params(key, velocity, style, token_width):
     }
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def init_state(params, optimiser):
     """Step 0; the EMA starts as a copy of the parameters."""
     return TrainState(
