@@ -2,8 +2,8 @@
 
 A workdir holds `config.json`, `stats.json`, `tokenizer_state.npz` (where the tokenizer
 has one), `dataset.json` and Orbax steps under `checkpoints/`, each with the items
-params, ema, opt, step and seed. A bundle folder, as shipped, holds the same JSON files and
-`params.npz` (the EMA weights) instead.
+params, ema, opt, step and seed. A bundle folder, as shipped, holds the same JSON files
+and `params.npz` (the EMA weights) instead.
 """
 
 import contextlib
@@ -236,7 +236,8 @@ def _load_ema(folder):
         ),
     )
     manager.close()
-    return jax.tree.map(np.asarray, restored["ema"]), {k: restored[k] for k in ("step", "seed")}
+    params = jax.tree.map(np.asarray, restored["ema"])
+    return params, {"step": restored["step"], "seed": restored["seed"]}
 
 
 def _saved_shapes(folder, step):
