@@ -210,6 +210,12 @@ def test_an_adapter_streams_like_the_whole_clip(params, stats, feed):
     assert np.abs(out - whole)[:, 20:].max() > 0
 
 
+def test_a_clip_without_tokens_is_refused(sampler, feed):
+    keys, tokens, style = feed
+    with pytest.raises(ValueError, match="no tokens"):
+        sampler.sample_clip(keys, tokens[:, :0], style)
+
+
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
@@ -233,7 +239,13 @@ def test_bad_tokens_are_refused_and_the_stream_is_unharmed(
 
 @pytest.mark.parametrize(
     "options",
-    [{"chunk_frames": 5}, {"context_frames": 0}, {"num_steps": 0}, {"known": "warm"}],
+    [
+        {"chunk_frames": 5},
+        {"context_frames": 0},
+        {"num_steps": 0},
+        {"known": "warm"},
+        {"dtype": "float16"},
+    ],
     ids=str,
 )
 def test_bad_options_are_refused_by_name(params, stats, options):

@@ -16,6 +16,7 @@ from jax import lax
 
 from toktalk_jax import flow
 from toktalk_jax import motion as mo
+from toktalk_jax.models import layers
 
 
 @flax.struct.dataclass
@@ -77,6 +78,8 @@ class Sampler:
         with prefixes).
       grid: "linear" or "cosine".
       temperature: scale of the noise; 0 makes the solve deterministic.
+      dtype: "float32" or "bfloat16": weights and activations of the velocity field. The
+        solve's state, softmax and norms stay f32. Half the bytes of weights per step.
       adapter: optional `AdapterSpec`; tokens are then foreign tokens.
 
     Raises:
@@ -96,6 +99,7 @@ class Sampler:
         known="noised",
         grid="linear",
         temperature=1.0,
+        dtype="float32",
         adapter=None,
     ):
         _check_even(chunk_frames, "chunk_frames", model)
@@ -104,10 +108,16 @@ class Sampler:
             raise ValueError(f"num_steps is {num_steps}; expected at least 1")
         if known not in ("noised", "clean"):
             raise ValueError(f"known is {known!r}; expected 'noised' or 'clean'")
-        self.model, self.stats, self.adapter = model, stats, adapter
+        if dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype is {dtype!r}; expected 'float32' or 'bfloat16'")
+        self.model = model.clone(stacked=False)
+        self.stats, self.adapter = stats, adapter
+        self.dtype = jnp.dtype(dtype)
         # A training mesh may hold the parameters; sampling wants one device.
         self.device = jax.local_devices()[0]
-        self.params = jax.device_put(params, self.device)
+        params = layers.unstack(jax.tree.map(np.asarray, params))
+        params = jax.device_put(params, self.device)
+        self.params = jax.tree.map(lambda p: p.astype(self.dtype), params)
         self.chunk_frames, self.context_frames = chunk_frames, context_frames
         self.times = flow.time_grid(num_steps, grid)
         self.guidance, self.known, self.temperature = guidance, known, temperature
@@ -213,6 +223,8 @@ class Sampler:
         stream = self.init(keys, style, guidance)
         tokens = self._checked(tokens, len(stream.chunk))
         B, S, _ = tokens.shape
+        if not S:
+            raise ValueError("the clip holds no tokens; expected at least one")
         chunks = self._padded(tokens).reshape(B, -1, self.chunk_tokens, self.width)
         motion = self._clip(
             self.params, stream.replace(pending=None), chunks.swapaxes(0, 1)
@@ -250,9 +262,10 @@ class Sampler:
 
         def velocity(x, t, audio, style):
             twice = lambda a: jnp.concatenate([a, a])  # noqa: E731
-            return self.model.apply(
-                {"params": params}, x, t, audio, style, twice(block), twice(valid)
-            )
+            x, audio, style = (a.astype(self.dtype) for a in (x, audio, style))
+            layout = twice(block), twice(valid)
+            v = self.model.apply({"params": params}, x, t, audio, style, *layout)
+            return v.astype(jnp.float32)
 
         field = flow.guided(velocity, stream.guidance)
 

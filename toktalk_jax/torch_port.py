@@ -21,7 +21,8 @@ import numpy as np
 
 from toktalk_jax import torch_names
 
-STACKED = ("mid", "blocks")  # modules whose parameters `nn.scan` stacks
+# `models.layers.STACKED`, named here again because this file needs no JAX.
+STACKED = ("mid", "blocks")
 
 FORMS = {  # kind: (PyTorch to Flax, Flax to PyTorch)
     "linear": (lambda w: w.T, lambda k: k.T),

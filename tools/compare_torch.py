@@ -23,24 +23,47 @@ import torch
 from tools.torch_reference import checks, pairs, timing
 
 
+def compare(pair, size, device):
+    """Rows of errors, printed as they come: [{name, error, allowed, passes}]."""
+    print(f"{'compared':62} {'error':>9} {'allowed':>9}", flush=True)
+    rows = []
+    for check in (checks.check_all, checks.check_bf16):
+        for row in check(pair, size, device):
+            verdict = "ok" if row.passes else "MISSED"
+            print(
+                f"{row.name:62} {row.error:9.2e} {row.allowed:9.0e}  {verdict}",
+                flush=True,
+            )
+            rows.append({**row._asdict(), "passes": row.passes})
+    return rows
+
+
 def time_all(pair, size, device, rounds, wanted):
-    """{what: {contestant: times}} of a chunk and of a training step at batch 8."""
+    """{what: {contestant: times}} of a chunk and of a training step, printed."""
     forms = timing.compiled_forms(device, wanted)
     stats, data = checks.random_stats(size.tokens), checks.example(size, B=8, T=60)
-    times = {
-        "chunk": timing.time_chunks(pair, size, stats, device, rounds, forms),
-        "training step": timing.time_training(pair, data, device, rounds, forms),
-    }
+    times = {}
+    for what, measure in (
+        ("chunk", lambda: timing.time_chunks(pair, size, stats, device, rounds, forms)),
+        (
+            "training step",
+            lambda: timing.time_training(pair, data, device, rounds, forms),
+        ),
+    ):
+        print(f"\n{what:27} {'p50 ms':>9} {'p95 ms':>9} {'times JAX':>10}", flush=True)
+        times[what] = measure()
+        ours = times[what]["JAX"]["p50_ms"]
+        for name, ms in times[what].items():
+            p50, p95 = ms["p50_ms"], ms["p95_ms"]
+            print(f"{name:27} {p50:9.2f} {p95:9.2f} {p50 / ours:9.2f}x", flush=True)
     pairs.load_weights(pair)
     return times
 
 
 def report(size_name, device, rounds, wanted):
-    """Everything, as a JSON-ready dict."""
+    """Everything, printed as it comes and as a JSON-ready dict."""
     size = pairs.size_of(size_name)
     pair = pairs.make_pair(size, device)
-    rows = checks.check_all(pair, size, device)
-    rows += checks.check_bf16(pair, size, device)
     return {
         "size": size_name,
         "device": str(jax.devices()[0].device_kind),
@@ -49,25 +72,9 @@ def report(size_name, device, rounds, wanted):
         "torch": torch.__version__,
         "python": platform.python_version(),
         "dtype": "float32",
-        "rows": [{**row._asdict(), "passes": row.passes} for row in rows],
+        "rows": compare(pair, size, device),
         "times": time_all(pair, size, device, rounds, wanted) if rounds else {},
     }
-
-
-def table(result):
-    """The report as text."""
-    lines = [f"{'compared':55} {'error':>9} {'allowed':>9}"]
-    for row in result["rows"]:
-        verdict = "ok" if row["passes"] else "MISSED"
-        name = row["name"]
-        lines.append(f"{name:55} {row['error']:9.2e} {row['allowed']:9.0e}  {verdict}")
-    for what, contestants in result["times"].items():
-        lines.append(f"\n{what:27} {'p50 ms':>9} {'p95 ms':>9} {'times JAX':>10}")
-        ours = contestants["JAX"]["p50_ms"]
-        for name, ms in contestants.items():
-            p50, p95 = ms["p50_ms"], ms["p95_ms"]
-            lines.append(f"{name:27} {p50:9.2f} {p95:9.2f} {p50 / ours:9.2f}x")
-    return "\n".join(lines)
 
 
 def main(argv=None):
@@ -86,7 +93,6 @@ def main(argv=None):
     wanted = ("torch.compile", "torch.compile max-autotune") if args.compile else ()
     with jax.default_matmul_precision("highest"):
         result = report(args.size, "cuda" if on_gpu else "cpu", args.rounds, wanted)
-    print(table(result))
     for name, write in (
         (args.json, lambda f: f.write_text(json.dumps(result, indent=1) + "\n")),
         (args.plot, lambda f: timing.plot(result, f)),

@@ -20,6 +20,7 @@ class Stage(nn.Module):
     blocks: int
     heads: int
     head_dim: int
+    stacked: bool
 
     @nn.compact
     def __call__(self, x, mask, time, seen):
@@ -29,6 +30,7 @@ class Stage(nn.Module):
             self.heads,
             self.head_dim,
             4 * self.features,
+            self.stacked,
             name="transformer",
         )(x, seen)
 
@@ -41,11 +43,12 @@ class VelocityField(nn.Module):
     Attributes:
       channels: width of each level; every level but the last halves the rate.
       blocks_per_stage: transformer blocks in each stage.
-      mid_blocks: stages at the lowest rate, parameters stacked by `nn.scan`.
+      mid_blocks: stages at the lowest rate.
       heads, head_dim: attention; the inner width is their product.
       out_dim: F.
       skip_std: 0 is the paper. Otherwise the field adds to the network the part of
         the velocity that x_t alone tells, see `linear_velocity`; no parameter more.
+      stacked: whether equal layers share stacked parameters, see `layers.run_layers`.
     """
 
     channels: tuple[int, ...] = (256, 256)
@@ -55,13 +58,15 @@ class VelocityField(nn.Module):
     head_dim: int = 64
     out_dim: int = 56
     skip_std: float = 0.0
+    stacked: bool = True
 
     @nn.compact
     def __call__(self, x, t, audio, style, block_id=None, mask=None):
         """Evaluate the field.
 
         Args:
-          x: [B, T, F] noisy motion; audio: [B, T, A]; style: [B, T, K].
+          x: [B, T, F] noisy motion; audio: [B, T, A]; style: [B, T, K]. Their dtype
+            and that of the parameters is what the network computes in; times stay f32.
           t: [B] ODE time in [0, 1], or [B, T], one time per frame.
           block_id: [B, T] int, non-decreasing, its borders on even frames (multiples
             of 2^(levels-1)); a frame sees no frame of a later block. None: full
@@ -78,11 +83,15 @@ class VelocityField(nn.Module):
         if mask is None:
             mask = jnp.ones((B, T), bool)
         x = jnp.concatenate([x, audio, style], -1)
-        time = self._time(t, x.shape[-1])
+        time = self._time(t, x.shape[-1], x.dtype)
         rates = _rates(mask, block_id, time, len(self.channels))
-        stage = lambda width, name: Stage(  # noqa: E731
-            width, self.blocks_per_stage, self.heads, self.head_dim, name=name
-        )
+
+        def stage(width, name):
+            return Stage(
+                *(width, self.blocks_per_stage, self.heads, self.head_dim),
+                self.stacked,
+                name=name,
+            )
 
         skips = []
         last = len(self.channels) - 1
@@ -99,7 +108,10 @@ class VelocityField(nn.Module):
                 name=f"down_{i}_resample",
             )(x * valid)
 
-        x = self._middle(x, *rates[-1])
+        middle = lambda name: stage(self.channels[-1], name)  # noqa: E731
+        x = layers.run_layers(
+            middle, "mid", self.mid_blocks, self.stacked, x, *rates[-1]
+        )
 
         for i, width in enumerate((*self.channels[-2::-1], self.channels[0])):
             valid, moment, seen = rates[last - i]
@@ -115,29 +127,13 @@ class VelocityField(nn.Module):
         x = layers.CausalBlock(self.channels[0], name="final_block")(x, valid)
         return (layers.Dense(self.out_dim, name="final")(x * valid) + linear) * valid
 
-    def _time(self, t, width):
+    def _time(self, t, width, dtype):
         """[B] or [B, T] times to [B, 1 or T, 4 * channels[0]]."""
         hidden = 4 * self.channels[0]
         time = layers.embed_time(t if t.ndim == 2 else t[:, None], width)
+        time = time.astype(dtype)
         time = jax.nn.silu(layers.Dense(hidden, name="time_in")(time))
         return layers.Dense(hidden, name="time_out")(time)
-
-    def _middle(self, x, valid, moment, seen):
-        stages = nn.scan(
-            lambda stage, x, *context: (stage(x, *context), None),
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=self.mid_blocks,
-        )
-        stage = Stage(
-            self.channels[-1],
-            self.blocks_per_stage,
-            self.heads,
-            self.head_dim,
-            name="mid",
-        )
-        return stages(stage, x, valid, moment, seen)[0]
 
 
 def linear_velocity(t, std):
