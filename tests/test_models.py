@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from toktalk_jax import models
-from toktalk_jax.models import velocity
+from toktalk_jax.models import layers, velocity
 
 TINY = dict(blocks_per_stage=1, mid_blocks=2, heads=2, head_dim=8, out_dim=56)
 
@@ -45,6 +45,18 @@ def inputs(B, T, seed=0):
     rng = np.random.default_rng(seed)
     x, audio, style = (rng.normal(size=(B, T, w)).astype("f4") for w in (56, 12, 6))
     return x, rng.uniform(size=B).astype("f4"), audio, style
+
+
+def test_unstacked_layers_compute_the_same_from_the_same_numbers(field):
+    model, params, apply = field
+    apart = layers.unstack(params["params"])
+    assert {"mid_0", "mid_1"} < {*apart} and "mid" not in apart
+    size = lambda tree: sum(a.size for a in jax.tree.leaves(tree))  # noqa: E731
+    assert size(apart) == size(params)
+    out = model.clone(stacked=False).apply({"params": apart}, *inputs(2, 8))
+    whole = apply(params, *inputs(2, 8))
+    np.testing.assert_allclose(out, whole, atol=1e-5)
+    assert np.abs(whole).max() > 0.1
 
 
 def test_no_frame_sees_a_later_block_bitwise(field):

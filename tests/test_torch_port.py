@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from toktalk_jax import models, torch_names, torch_port
+from toktalk_jax.models import layers
 
 A, K = 12, 6
 SHAPES = [(1, 4, 56), (1,), (1, 4, A), (1, 4, K)]
@@ -53,6 +54,10 @@ def test_the_round_trip_is_bitwise_in_both_directions(name):
     assert sum(a.size for a in state.values()) == sum(
         a.size for a in jax.tree.leaves(params)
     )
+
+
+def test_the_port_and_the_networks_stack_the_same_modules():
+    assert torch_port.STACKED == layers.STACKED
 
 
 def test_a_tree_of_networks_goes_under_prefixes():

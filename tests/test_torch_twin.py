@@ -5,6 +5,7 @@ largest element over the output's std may be ten times that.
 """
 
 import contextlib
+import json
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ torch = pytest.importorskip("torch", reason="parity needs PyTorch ([torch] extra
 from toktalk_jax import models, torch_names, torch_port  # noqa: E402
 from toktalk_jax.models import layers  # noqa: E402
 from toktalk_jax.models.velocity import linear_velocity  # noqa: E402
+from tools import compare_torch  # noqa: E402
 from tools.torch_reference import checks, pairs  # noqa: E402
 from tools.torch_reference import layers as twin_layers  # noqa: E402
 from tools.torch_reference import velocity as twin_velocity  # noqa: E402
@@ -265,9 +267,26 @@ def test_networks_gradient_stream_and_adam(pair):
 
 
 @pytest.mark.long
-def test_networks_gradient_stream_and_adam_at_small_size():
-    size = pairs.size_of("small")
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("name", ["small", "paper"])
+def test_networks_gradient_stream_and_adam_at_full_sizes(name):
+    size = pairs.size_of(name)
     assert_whole(pairs.make_pair(size), size)
+
+
+@pytest.mark.long
+def test_the_tool_prints_and_writes_what_it_found(tmp_path, capsys):
+    out = tmp_path / "new" / "tiny.json"
+    code = compare_torch.main(["--size", "tiny", "--rounds", "2", "--json", str(out)])
+    result = json.loads(out.read_text())
+    assert code == 0 and len(result["rows"]) == 14
+    assert {"chunk", "training step"} == {*result["times"]}
+    for contestants in result["times"].values():
+        assert {*contestants} == {"JAX", "PyTorch eager", "torch.compile"}
+        assert all(len(ms["all_ms"]) == 2 for ms in contestants.values())
+    assert out.with_suffix(".png").stat().st_size > 10_000
+    printed = capsys.readouterr().out
+    assert printed.count(" ok") == 14 and "torch.compile" in printed
 
 
 def test_bf16_matmuls_stay_close(pair):

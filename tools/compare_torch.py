@@ -1,12 +1,13 @@
 r"""Compare with the PyTorch twin: the same numbers, and how much faster.
 
     python -m tools.compare_torch --size small
-    python -m tools.compare_torch --size paper --compile --json a.json --plot a.png
+    python -m tools.compare_torch --size paper --json paper.json
 
 Same weights, noise, tokens, style and steps go through both. First a table of errors
 against the tolerances: forward, loss, gradient of every tensor, 20 Euler steps streamed
 over 10 chunks, ten Adam steps, in f32 with full-precision matmuls; bf16 is stated
-apart. Then the time of a chunk and of a training step, side by side in alternation.
+apart. Then the time of a chunk and of a training step, side by side in alternation:
+JAX, PyTorch eager and torch.compile. --json keeps it all, with a picture beside it.
 Needs neither TensorFlow nor TFDS. Exit code 1 if a tolerance is missed.
 """
 
@@ -20,6 +21,7 @@ import sys
 import jax
 import torch
 
+from toktalk_jax.evaluation import report
 from tools.torch_reference import checks, pairs, timing
 
 
@@ -38,9 +40,9 @@ def compare(pair, size, device):
     return rows
 
 
-def time_all(pair, size, device, rounds, wanted):
+def time_all(pair, size, device, rounds, eager_only):
     """{what: {contestant: times}} of a chunk and of a training step, printed."""
-    forms = timing.compiled_forms(device, wanted)
+    forms = timing.twin_forms(device, eager_only)
     stats, data = checks.random_stats(size.tokens), checks.example(size, B=8, T=60)
     times = {}
     for what, measure in (
@@ -60,8 +62,8 @@ def time_all(pair, size, device, rounds, wanted):
     return times
 
 
-def report(size_name, device, rounds, wanted):
-    """Everything, printed as it comes and as a JSON-ready dict."""
+def run(size_name, device, rounds, eager_only):
+    """Everything, printed as it comes and returned as a JSON-ready dict."""
     size = pairs.size_of(size_name)
     pair = pairs.make_pair(size, device)
     return {
@@ -71,9 +73,10 @@ def report(size_name, device, rounds, wanted):
         "jax": jax.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
+        "commit": report.commit(),
         "dtype": "float32",
         "rows": compare(pair, size, device),
-        "times": time_all(pair, size, device, rounds, wanted) if rounds else {},
+        "times": time_all(pair, size, device, rounds, eager_only) if rounds else {},
     }
 
 
@@ -82,25 +85,21 @@ def main(argv=None):
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--size", choices=("paper", "small", "tiny"), default="small")
     p.add_argument("--rounds", type=int, default=5, help="alternations; 0: no timing")
-    p.add_argument("--compile", action="store_true", help="time torch.compile too")
-    p.add_argument("--json", default="", help="file to write")
-    p.add_argument("--plot", default="", help="picture to write, .png")
+    p.add_argument("--eager_only", action="store_true", help="no torch.compile")
+    p.add_argument("--json", default="", help="file to write, and a .png beside it")
     args = p.parse_args(argv)
     on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
     # The same threads: XLA takes all that this process may use.
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.backends.cudnn.allow_tf32 = False  # torch's default for convolutions is on
-    wanted = ("torch.compile", "torch.compile max-autotune") if args.compile else ()
+    device = "cuda" if on_gpu else "cpu"
     with jax.default_matmul_precision("highest"):
-        result = report(args.size, "cuda" if on_gpu else "cpu", args.rounds, wanted)
-    for name, write in (
-        (args.json, lambda f: f.write_text(json.dumps(result, indent=1) + "\n")),
-        (args.plot, lambda f: timing.plot(result, f)),
-    ):
-        if name:
-            path = pathlib.Path(name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(path)
+        result = run(args.size, device, args.rounds, args.eager_only)
+    if args.json:
+        path = pathlib.Path(args.json)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        timing.plot(result, path.with_suffix(".png"))
     return 0 if all(row["passes"] for row in result["rows"]) else 1
 
 

@@ -43,18 +43,17 @@ def alternate(contestants, rounds, warm_up=2):
     }
 
 
-def compiled_forms(device, wanted):
+def twin_forms(device, eager_only=False):
     """{name: module -> callable} of the twin's forms that this device has."""
-    forms = {
-        "PyTorch eager": lambda module: module,
-        "torch.compile": torch.compile,
-    }
-    if device != "cpu":
+    forms = {"PyTorch eager": lambda module: module}
+    if not eager_only:
+        forms["torch.compile"] = torch.compile
+    if not eager_only and device != "cpu":
         forms["torch.compile max-autotune"] = functools.partial(
             torch.compile,
             mode="max-autotune",  # CUDA graphs
         )
-    return {k: v for k, v in forms.items() if k in wanted or k == "PyTorch eager"}
+    return forms
 
 
 def time_chunks(pair, size, stats, device, rounds, forms):
