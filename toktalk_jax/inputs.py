@@ -11,6 +11,7 @@ import numpy as np
 
 from toktalk_jax import models
 from toktalk_jax import motion as mo
+from toktalk_jax.tokenizers import load
 from toktalk_jax.training import checkpoints
 
 MIN_STYLE_FRAMES = 10
@@ -102,23 +103,22 @@ def load_tokenizer(bundle, weights=None):
     """The tokenizer that the bundle was trained with.
 
     Raises:
-      ValueError: it needs weights that were not given, or has none of its own.
+      ValueError: it needs weights that were not given, or other ones.
+      FileNotFoundError, ImportError: see `tokenizers.load`.
     """
     name = bundle.dataset["tokenizer"]
-    if name == "mel_rvq":
-        from toktalk_jax.tokenizers.mel_rvq import MelRVQ
-
-        return MelRVQ.load(bundle.tokenizer_state)
-    if name == "lyra":
-        from toktalk_jax.tokenizers.lyra import Lyra
-
-        if not weights:
-            raise ValueError("lyra needs --weights, the folder of its tflite files")
-        return Lyra(weights)
-    raise ValueError(
-        f"the model was trained on {name} tokens, which cannot be made here; give "
-        "--tokens, a file of token embeddings"
-    )
+    if name == "hibari":
+        raise ValueError(
+            "the model was trained on the synthesizer's own states, which no recording "
+            "has; give --text, or --tokens, a file of token embeddings"
+        )
+    tokenizer = load.load(name, weights or "", bundle.tokenizer_state)
+    if tokenizer.hash != (wanted := bundle.dataset["tokenizer_hash"]):
+        raise ValueError(
+            f"these are other {name} weights ({tokenizer.hash}) than the model was "
+            f"trained with ({wanted}); name those with --weights"
+        )
+    return tokenizer
 
 
 def _load_npz(path):

@@ -30,6 +30,7 @@ from toktalk_jax import command_line, models, takes
 from toktalk_jax import motion as mo
 from toktalk_jax.inputs import load_style, load_tokenizer, load_tokens
 from toktalk_jax.streaming import Sampler
+from toktalk_jax.tokenizers import hibari
 from toktalk_jax.training import checkpoints
 
 
@@ -56,11 +57,21 @@ def make_sampler(bundle, settings=None, **options):
 def stream_audio(sampler, tokenizer, audio, key, style):
     """Push sound as it would arrive, one chunk of samples at a time.
 
+    Raises:
+      ValueError: the tokenizer looks ahead further than a chunk.
+
     Returns:
       (motion [T, 56] with T = ceil(L / 640), list of per-chunk dicts of milliseconds:
       tokenise, solve).
     """
     piece = sampler.chunk_frames * mo.SAMPLES_PER_FRAME
+    if tokenizer.lookahead_s * mo.SAMPLE_RATE > piece:
+        raise ValueError(
+            f"{tokenizer.name} looks {tokenizer.lookahead_s} s ahead, further than a "
+            f"chunk of {piece / mo.SAMPLE_RATE:.2f} s: its model cannot stream sound. "
+            "Export the dataset with --causal and train on that, or give whole clips' "
+            "embeddings with --tokens"
+        )
     rate = tokenizer.rate_hz
     source = tokenizer.stream()
 
@@ -138,6 +149,10 @@ def sample(
         stream, audio = load_tokens(tokens, bundle)
         audio = None if audio is None else audio.astype(np.float32) / 32768
         motion, chunks = stream_tokens(sampler, stream, key, vector)
+    elif text and bundle.dataset["tokenizer"] == "hibari":
+        spoken = _say(text)
+        audio, stream = spoken.audio, mo.to_token_rate(spoken.states, hibari.RATE_HZ)
+        motion, chunks = stream_tokens(sampler, stream, key, vector)
     else:
         audio = _speech(wav, text)
         tokenizer = load_tokenizer(bundle, weights)
@@ -185,9 +200,13 @@ def _speech(wav, text):
         from toktalk_jax.data.audio import read_audio
 
         return read_audio(wav)
+    return _say(text).audio
+
+
+def _say(text):
     from toktalk_jax.data.corpora.speech import say
 
-    return say(text)[0]
+    return say(text)
 
 
 def main(argv):

@@ -4,6 +4,8 @@
         --out data/performer
     python -m tools.export_tokens --corpus grid --source DIR --tokenizer lyra \
         --weights lyra_v2 --augment 2 --out data/grid_lyra
+    python -m tools.export_tokens --corpus grid --source DIR --tokenizer whisper \
+        --causal --out data/grid_whisper
 
 Interrupted, it goes on where it was when it is called again with the same arguments.
 """
@@ -20,6 +22,7 @@ from tqdm import tqdm
 
 import toktalk_jax
 from toktalk_jax import motion as mo
+from toktalk_jax.tokenizers import load
 
 STATE = "tokenizer_state.npz"
 SHIPPED_STATE = pathlib.Path(toktalk_jax.__file__).parent / "checkpoints/small" / STATE
@@ -153,19 +156,12 @@ def _fit_speech(seconds, seed):
     return performer.read(seconds, seed)
 
 
-def lyra_tokenizer(args, read):
-    """`Lyra` from the folder --weights."""
-    from toktalk_jax.tokenizers.lyra import Lyra
-
-    if not args.weights:
-        raise ValueError(
-            "the lyra tokenizer needs --weights FOLDER with soundstream_encoder.tflite "
-            "and quantizer.tflite (public repository google/lyra, lyra/model_coeffs)"
-        )
-    return Lyra(args.weights)
-
-
-TOKENIZERS = {"mel_rvq": mel_rvq_tokenizer, "lyra": lyra_tokenizer}
+def make_tokenizer(args, read):
+    """The tokenizer that the command line names, or its refusal."""
+    if args.tokenizer == "mel_rvq" and not args.causal:
+        return mel_rvq_tokenizer(args, read)
+    name = args.tokenizer + (load.CAUSAL if args.causal else "")
+    return load.load(name, args.weights, SHIPPED_STATE, args.device)
 
 
 def dead_below(head):
@@ -187,9 +183,14 @@ def export(args):
     name = args.corpus.partition(":")[0]
     if name not in CORPORA:
         raise ValueError(f"--corpus is {name!r}; expected one of {sorted(CORPORA)}")
+    if args.tokenizer == "hibari" and (name != "performer" or args.augment):
+        raise ValueError(
+            "hibari tokens are the synthesizer's states while it speaks: they go with "
+            "--corpus performer, and without --augment, which changes the voice"
+        )
     head = load_head(args.head or None)
     read, facts = CORPORA[name](args, head)
-    tokenizer = TOKENIZERS[args.tokenizer](args, _with_progress(read, "fit tokenizer"))
+    tokenizer = make_tokenizer(args, _with_progress(read, "fit tokenizer"))
     out = pathlib.Path(args.out)
     if args.tokenizer == "mel_rvq":
         _keep_state(tokenizer, out / STATE)
@@ -237,8 +238,16 @@ def parser():
         "--corpus", required=True, help="performer | grid | grid:words (held-out words)"
     )
     p.add_argument("--source", default="", help="folder of the corpus on disk")
-    p.add_argument("--tokenizer", required=True, choices=sorted(TOKENIZERS))
-    p.add_argument("--weights", default="", help="folder of the tokenizer's weights")
+    p.add_argument("--tokenizer", required=True, choices=sorted(load.NAMES))
+    p.add_argument(
+        "--weights", default="", help="folder or hub id of the tokenizer's weights"
+    )
+    p.add_argument("--device", default="cpu", help="cpu | cuda, of the tokenizer")
+    p.add_argument(
+        "--causal",
+        action="store_true",
+        help="re-encode the sound so far per chunk of 0.4 s, as a live stream would",
+    )
     p.add_argument("--out", required=True, help="dataset directory")
     state = p.add_mutually_exclusive_group()
     state.add_argument("--tokenizer_state", default="", help="mel_rvq codebooks, npz")

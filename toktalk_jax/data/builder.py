@@ -9,6 +9,7 @@ uninterrupted export leaves.
 import contextlib
 import errno
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -21,7 +22,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from toktalk_jax import motion as mo
-from toktalk_jax.data import spool
+from toktalk_jax.data import schema, spool
 
 if tf.config.list_physical_devices("GPU"):
     tf.config.set_visible_devices([], "GPU")  # the accelerators are JAX's
@@ -48,7 +49,7 @@ def export(
       read: on_skip -> iterable of `schema.RawClip`, in the same order every time; it
         calls on_skip(clip_id, reason) for what it cannot read.
       out: dataset directory, made if need be.
-      tokenizer: has name, rate_hz, dim, lookahead_s, hash, encode and decode.
+      tokenizer: see `tokenizers.load`.
       about: facts for metadata.json: corpus, split_rule, source_fps, head_joint,
         face_model and whatever else decides the clips.
       dead_below: [F], see `motion.motion_stats`.
@@ -69,8 +70,7 @@ def export(
     out = pathlib.Path(out)
     settings = dict(augment=augment, seed=seed, with_audio=with_audio, shards=shards)
     plan = _plan(about, tokenizer, settings)
-    codes = tokenizer.encode(np.zeros(mo.SAMPLES_PER_TOKEN, np.float32)).shape[1]
-    kinds = features(tokenizer.dim, codes, with_audio)
+    kinds = features(tokenizer.dim, tokenizer.num_codes, with_audio)
     with _clear_disk_errors(out):
         finished = spool.begin(out, plan)
         if finished:
@@ -105,7 +105,7 @@ def _plan(about, tokenizer, settings):
 
 
 def features(dim, codes, with_audio):
-    """`tfds.features.FeaturesDict` of one clip; dim A and codes Q."""
+    """`tfds.features.FeaturesDict` of one clip; dim A and codes Q, 0 for none."""
     tensor = tfds.features.Tensor
     fields = {
         "clip_id": tfds.features.Text(),
@@ -114,10 +114,11 @@ def features(dim, codes, with_audio):
         "motion": tensor(shape=(None, mo.F), dtype=np.float32),
         "shape": tensor(shape=(100,), dtype=np.float32),
         "tokens": tensor(shape=(None, dim), dtype=np.float32),
-        "codes": tensor(shape=(None, codes), dtype=np.int32),
         "emotion": tensor(shape=(), dtype=np.int32),
         "intensity": tensor(shape=(), dtype=np.int32),
     }
+    if codes:
+        fields["codes"] = tensor(shape=(None, codes), dtype=np.int32)
     if with_audio:
         # As bytes: a negative int16 would take ten bytes as a varint.
         fields["audio"] = tensor(shape=(None,), dtype=np.int16, encoding="bytes")
@@ -126,24 +127,52 @@ def features(dim, codes, with_audio):
 
 def serialise(clip, tokenizer, kinds):
     """One `schema.RawClip`, tokenised, as tf.train.Example bytes."""
-    codes = tokenizer.encode(clip.audio)
+    codes, tokens = tokenise(clip, tokenizer)
     example = {
         "clip_id": clip.clip_id,
         "speaker_id": clip.speaker_id,
         "corpus": clip.corpus,
         "motion": clip.motion,
         "shape": np.asarray(clip.shape, np.float32),
-        "tokens": tokenizer.decode(codes),
-        "codes": codes,
+        "tokens": tokens,
         "emotion": np.int32(clip.emotion),
         "intensity": np.int32(clip.intensity),
     }
+    if "codes" in kinds:
+        example["codes"] = codes
     if "audio" in kinds:
         samples = np.clip(np.round(clip.audio * 32768), -32768, 32767)
         example["audio"] = samples.astype(np.int16)
     record = tf.train.Example.FromString(kinds.serialize_example(example))
     # Protobuf maps have no order of their own; without this, bytes differ by run.
     return record.SerializeToString(deterministic=True)
+
+
+def tokenise(clip, tokenizer):
+    """(codes [S, Q] int32 or None, token embeddings [S, A] f32) of a clip.
+
+    Raises:
+      schema.BadClip: the tokenizer cannot make tokens of it, or they do not cover it.
+    """
+    try:
+        if tokenizer.num_codes:
+            codes = tokenizer.encode(clip.audio)
+            tokens = tokenizer.decode(codes)
+        else:
+            # A speech generator's stream is no function of the sound.
+            heard = clip.states if tokenizer.name == "hibari" else clip.audio
+            codes, tokens = None, tokenizer.embed(heard)
+    except ValueError as error:
+        raise schema.BadClip(str(error)) from error
+    seconds = len(clip.audio) / mo.SAMPLE_RATE
+    if len(tokens) < math.floor(seconds * tokenizer.rate_hz):
+        raise schema.BadClip(
+            f"{len(tokens)} tokens at {tokenizer.rate_hz} Hz do not cover its "
+            f"{seconds:.2f} s"
+        )
+    if not np.isfinite(tokens).all():
+        raise schema.BadClip("its token embeddings hold NaN or Inf values")
+    return codes, tokens
 
 
 def read_shard(path, kinds):

@@ -35,7 +35,8 @@ class Clip:
     Attributes:
       motion: [T, 56] f32, z-scores (raw in `evaluation_clips`).
       tokens: [S, A] f32 standardised, at the base rate: one token is two frames.
-      shape: [100] f32. codes: [S', Q] int32 at the tokenizer's own rate.
+      shape: [100] f32.
+      codes: [S', Q] int32 at the tokenizer's own rate, None if it has none.
       audio: [L] int16 at 16 kHz, None unless exported with it.
     """
 
@@ -45,7 +46,7 @@ class Clip:
     motion: np.ndarray
     tokens: np.ndarray
     shape: np.ndarray
-    codes: np.ndarray
+    codes: np.ndarray | None
     audio: np.ndarray | None = None
     emotion: int = -1
     intensity: int = -1
@@ -244,7 +245,7 @@ def _to_clip(example, rate_hz, stats):
         motion=(stats.normalise(example["motion"]) * stats.live).astype(np.float32),
         tokens=stats.standardise(tokens).astype(np.float32),
         shape=example["shape"],
-        codes=example["codes"],
+        codes=example.get("codes"),
         audio=example.get("audio"),
         emotion=int(example["emotion"]),
         intensity=int(example["intensity"]),

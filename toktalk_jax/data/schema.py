@@ -25,6 +25,7 @@ class RawClip:
       shape: [100] float32 identity, zeros when unknown.
       emotion, intensity: RAVDESS labels, -1 when unknown.
       phonemes: (start s, end s, phoneme) where they are known, else empty.
+      states: [S, 256] of the text-to-speech model at 80 Hz, where it spoke the clip.
     """
 
     clip_id: str
@@ -37,6 +38,7 @@ class RawClip:
     emotion: int = -1
     intensity: int = -1
     phonemes: tuple = ()
+    states: np.ndarray | None = None
 
 
 def check_clip(clip):

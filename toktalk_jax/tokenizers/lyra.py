@@ -24,6 +24,7 @@ class Lyra:
 
     Attributes:
       codebooks: [46, 16, 64] f32.
+      num_codes: codes per token, the stages used.
       hash: 12 hex digits over both networks and the number of stages.
     """
 
@@ -48,7 +49,7 @@ class Lyra:
         if not 1 <= stages <= STAGES:
             raise ValueError(f"lyra has 1 to {STAGES} stages; {stages} were asked for")
         self.folder = pathlib.Path(folder)
-        self.stages = stages
+        self.stages = self.num_codes = stages
         for name in (ENCODER, QUANTIZER):
             if not (self.folder / name).is_file():
                 raise FileNotFoundError(

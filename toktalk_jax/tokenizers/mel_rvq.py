@@ -47,6 +47,11 @@ class MelRVQ:
     sample_rate = mo.SAMPLE_RATE
     lookahead_s = 0.0
 
+    @property
+    def num_codes(self):
+        """Codes per token, one per codebook."""
+        return len(self.codebooks)
+
     @functools.cached_property
     def _rows(self):
         return self.codebooks.astype(np.float32)

@@ -115,7 +115,7 @@ def read(seconds=60.0, seed=0, styles=None, splits=SPLITS):
         speaker = k % styles
         split = splits[speaker % len(splits)]
         style = draw_style(speaker)
-        audio, phonemes = _speak(
+        audio, phonemes, states = _speak(
             lines["train" if split == "train" else "held out"], style.tempo, [seed, k]
         )
         yield RawClip(
@@ -126,6 +126,7 @@ def read(seconds=60.0, seed=0, styles=None, splits=SPLITS):
             audio=audio,
             motion=perform(audio, phonemes, style, [seed, k]),
             phonemes=phonemes,
+            states=states,
         )
         made += len(audio) / mo.SAMPLE_RATE
         if made >= seconds:
@@ -146,10 +147,10 @@ def _speak(lines, tempo, seed):
     said, spoken, length = [], None, 0.0
     while length < enough:
         text = sentences.LINES[next(lines)]
-        audio, phonemes = speech.say(" ".join([*said, text]), tempo, seed)
-        longer = len(audio) / mo.SAMPLE_RATE
+        attempt = speech.say(" ".join([*said, text]), tempo, seed)
+        longer = len(attempt.audio) / mo.SAMPLE_RATE
         if longer <= longest:
-            said, spoken, length = [*said, text], (audio, phonemes), longer
+            said, spoken, length = [*said, text], attempt, longer
         elif length >= shortest:
             break  # no line may be short enough to close the gap
     return spoken

@@ -19,6 +19,7 @@ STRESS = "ˈˌ"
 PAUSES = frozenset([*";:,.!?—…", "sil", "sp"])
 
 DURATION_OUTPUT = "/Clip_output_0"  # per input id, in units of UNIT_S
+STATE_OUTPUT = "/dec.7/Add_1_output_0"  # last decoder layer, two frames per unit
 UNIT_S = 0.025
 # The duration model sets a consonant's boundary at its release: over 200 stops and
 # nasals (three speeds) the constriction lies 25 to 55 ms before the nominal interval.
@@ -36,10 +37,24 @@ TYPICAL = (
 
 
 class Voice(NamedTuple):
-    """The synthesizer and a session of its model that also returns durations."""
+    """The synthesizer and a session that also returns durations and states."""
 
     text: object
     session: object
+
+
+class Spoken(NamedTuple):
+    """What was said.
+
+    Attributes:
+      audio: [L] float32 in [-1, 1] at 16 kHz.
+      phonemes: tuple of (start s, end s, symbol), without gaps.
+      states: [L / 200, 256] float32, the synthesizer's decoder states at 80 Hz.
+    """
+
+    audio: np.ndarray
+    phonemes: tuple
+    states: np.ndarray
 
 
 @functools.lru_cache(maxsize=1)
@@ -63,7 +78,9 @@ def voice():
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     with open(text.model_path, "rb") as file:
-        model = file.read() + _extra_output(DURATION_OUTPUT)
+        model = file.read() + b"".join(
+            _extra_output(name) for name in (DURATION_OUTPUT, STATE_OUTPUT)
+        )
     session = onnxruntime.InferenceSession(
         model, options, providers=["CPUExecutionProvider"]
     )
@@ -93,8 +110,7 @@ def say(text, speed=1.0, seed=0):
       seed: of the noise component; same seed, same bytes.
 
     Returns:
-      (audio [L] float32 in [-1, 1] at 16 kHz, phonemes: tuple of (start s, end s,
-      symbol) that covers [0, L / 16000] without gaps).
+      `Spoken`.
 
     Raises:
       ValueError: nothing in the text can be spoken, or the speed is out of range.
@@ -106,13 +122,14 @@ def say(text, speed=1.0, seed=0):
     if not chunks:
         raise ValueError(f"nothing to say in {text!r}; give English words or numbers")
     rng = np.random.default_rng(seed)
-    waves, phonemes, offset = [], [], 0.0
+    waves, states, phonemes, offset = [], [], [], 0.0
     for chunk in chunks:
-        wave, timed = _say_chunk(chunk, speed, rng)
+        wave, timed, state = _say_chunk(chunk, speed, rng)
         waves.append(wave)
+        states.append(state)
         phonemes += [(s + offset, e + offset, p) for s, e, p in timed]
         offset = sum(map(len, waves)) / SAMPLE_RATE
-    return np.concatenate(waves), tuple(phonemes)
+    return Spoken(np.concatenate(waves), tuple(phonemes), np.concatenate(states))
 
 
 def _phonemize(text):
@@ -141,7 +158,7 @@ def _speakable(symbols):
 
 
 def _say_chunk(symbols, speed, rng):
-    """One chunk of symbols to (audio [L] at 16 kHz, timed phonemes)."""
+    """One chunk of symbols to (audio [L] at 16 kHz, timed phonemes, states)."""
     import hibari.dsp
     import soxr
 
@@ -151,7 +168,7 @@ def _say_chunk(symbols, speed, rng):
         "ids": np.array([text.ids(kept)], np.int64),
         "speed": np.array([speed], np.float32),
     }
-    *spectra, durations = session.run(None, feed)
+    *spectra, durations, states = session.run(None, feed)
     wave = hibari.dsp.synth(*(part[0] for part in spectra), rng)
     audio = soxr.resample(wave, hibari.SAMPLE_RATE, SAMPLE_RATE)
     audio = np.clip(audio, -1, 1).astype(np.float32)
@@ -161,7 +178,7 @@ def _say_chunk(symbols, speed, rng):
             f"durations sum to {edges[-1]:.3f} s but the sound lasts "
             f"{len(audio) / SAMPLE_RATE:.3f} s: this hibari-tts is of another version"
         )
-    return audio, _time_phonemes(["sil", *kept, "sil"], edges, audio)
+    return audio, _time_phonemes(["sil", *kept, "sil"], edges, audio), states[0].T
 
 
 def _time_phonemes(symbols, edges, audio):
