@@ -206,6 +206,11 @@ def test_plain_folders_read_as_the_lmdb_does(tmp_path, talkers):
         soundfile.write(path, audio, mo.SAMPLE_RATE, subtype="PCM_16")
         np.savez(path.with_suffix(".npz"), **arrays)
     assert_read([*hdtf_tfhp.read(tmp_path)], talkers)
+    lost = sorted(talkers)[3]
+    (tmp_path / f"{lost}.wav").unlink()
+    skipped = {}
+    clips = [*hdtf_tfhp.read(tmp_path, skipped.__setitem__)]
+    assert len(clips) == len(talkers) - 1 and "no sound file" in skipped[lost]
 
 
 @pytest.fixture()
@@ -229,13 +234,14 @@ def test_ravdess_by_its_names(actors):
     soundfile.write(first / "03-01-02-01-01-01-02.wav", np.zeros(9000), 16000)
     soundfile.write(first / "03-01-02-01-01-01-01.wav", np.zeros(9000), 16000)
     (first / "03-01-01-01-01-02-01.npz").write_bytes(b"PK\x03\x04 broken")
+    (actors / "Actor_02/03-01-01-01-01-02-02.wav").unlink()
     skipped = {}
     clips = [*ravdess.read(actors, skipped.__setitem__)]
-    assert len(clips) == 15 and len(skipped) == 5
+    assert len(clips) == 14 and len(skipped) == 6
     reasons = " | ".join(skipped.values())
     for part in (
         *("seven fields", "emotion is 9; expected 1 to 8", "the name says actor 2"),
-        *("no coefficients at 03-01-02", "not a whole npz"),
+        *("no coefficients at 03-01-02", "not a whole npz", "no sound file at"),
     ):
         assert part in reasons
     strong = [c for c in clips if c.emotion == ravdess.EMOTIONS.index("angry")]

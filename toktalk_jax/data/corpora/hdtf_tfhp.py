@@ -46,12 +46,14 @@ def read(source, on_skip=lambda clip_id, reason: None, seed=0):
     if (source / "data.mdb").is_file():
         clips, load = _open(source)
     else:
-        paths = {
-            f"{path.parent.name}/{path.stem}": path
-            for ending in ("*/*.wav", "*/*.flac")
-            for path in sorted(source.glob(ending))
-        }
-        clips, load = sorted(paths), lambda clip_id: _from_files(paths[clip_id])
+        clips = sorted(
+            {
+                f"{path.parent.name}/{path.stem}"
+                for ending in ("wav", "flac", "npz")
+                for path in source.glob(f"*/*.{ending}")
+            }
+        )
+        load = lambda clip_id: _from_files(source / clip_id)  # noqa: E731
     if not clips:
         raise FileNotFoundError(
             f"no clips in {source}; expected DiffPoseTalk's LMDB (data.mdb), or "
@@ -93,9 +95,10 @@ def _split(source, clips, seed):
     return {clip_id: of_person[clip_id.split("/")[0]] for clip_id in clips}
 
 
-def _from_files(path):
-    motion, shape = coefficients.read_npz(path.with_suffix(".npz"))
-    return read_audio(path), motion, shape
+def _from_files(stem):
+    motion, shape = coefficients.read_npz(stem.with_name(f"{stem.name}.npz"))
+    wav, flac = (stem.with_name(f"{stem.name}.{ending}") for ending in ("wav", "flac"))
+    return read_audio(flac if flac.is_file() else wav), motion, shape
 
 
 def _open(source):

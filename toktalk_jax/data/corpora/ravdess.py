@@ -60,11 +60,12 @@ def read(source, on_skip=lambda clip_id, reason: None):
       `schema.RawClip` with emotion 0 to 7 (`EMOTIONS`) and intensity 0 or 1.
 
     Raises:
-      FileNotFoundError: no wav file in an Actor folder.
+      FileNotFoundError: no file in an Actor folder.
       ValueError: too few actors to hold any out.
     """
     source = pathlib.Path(source)
-    paths = sorted(source.glob("Actor_*/*.wav"))
+    found = {*source.glob("Actor_*/*.wav"), *source.glob("Actor_*/*.npz")}
+    paths = sorted({path.with_suffix(".wav") for path in found})
     if not paths:
         raise FileNotFoundError(
             f"no Actor_XX/*.wav in {source}; --source is the folder of RAVDESS' "
