@@ -127,15 +127,14 @@ def motion_stats(clips, dead_below=None):
     Returns:
       (mean [F], std [F]), std 0 for dead coefficients.
     """
-    means, stds, frames = [], [], []
-    for clip in clips:
-        means.append(clip.mean(0, dtype=np.float64))
-        stds.append(clip.std(0, dtype=np.float64))
-        frames.append(len(clip))
-    if not means:
+    mean, std, frames = np.zeros(F), np.zeros(F), 0
+    for clip in clips:  # one at a time: a corpus need not fit into memory
+        mean += clip.mean(0, dtype=np.float64) * len(clip)
+        std += clip.std(0, dtype=np.float64) * len(clip)
+        frames += len(clip)
+    if not frames:
         raise ValueError("motion statistics need at least one clip; none came")
-    mean = np.average(means, axis=0, weights=frames)
-    std = np.average(stds, axis=0, weights=frames)
+    mean, std = mean / frames, std / frames
     floor = np.full(F, 1e-6) if dead_below is None else np.maximum(dead_below, 1e-6)
     return mean.astype(np.float32), np.where(std > floor, std, 0.0).astype(np.float32)
 

@@ -225,19 +225,27 @@ def _describe(out, plan, kinds, dead_below):
         for k in range(count)
     }
     shards = {key: path for key, path in shards.items() if path.exists()}
-    motions, moments = [], _Moments()
+    moments = _Moments()
     clips, frames = {}, dict.fromkeys(plan["shards"], 0)
-    for (split, _), path in shards.items():
-        clips[path.name] = 0
-        for example in read_shard(path, kinds):
-            clips[path.name] += 1
-            frames[split] += len(example["motion"])
-            if split == "train":
-                motions.append(example["motion"])
-                moments.add(mo.to_token_rate(example["tokens"], plan["rate_hz"]))
-    if not motions:
-        raise ValueError(f"no usable train clip came; {out / 'skipped.jsonl'} says why")
-    stats = mo.Stats(*mo.motion_stats(motions, dead_below), *moments.mean_and_std())
+
+    def train_motion():
+        """Every shard read once; yields the train clips' motion and counts the rest."""
+        for (split, _), path in shards.items():
+            clips[path.name] = 0
+            for example in read_shard(path, kinds):
+                clips[path.name] += 1
+                frames[split] += len(example["motion"])
+                if split == "train":
+                    tokens = mo.to_token_rate(example["tokens"], plan["rate_hz"])
+                    moments.add(tokens)
+                    yield example["motion"]
+        if not frames["train"]:
+            raise ValueError(
+                f"no usable train clip came; {out / 'skipped.jsonl'} says why"
+            )
+
+    motion = mo.motion_stats(train_motion(), dead_below)
+    stats = mo.Stats(*motion, *moments.mean_and_std())
     # The weights let the statistics of several datasets be joined exactly.
     weights = {"motion_frames": frames["train"], "token_count": moments.count}
     spool.write_text(
