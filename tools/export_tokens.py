@@ -40,7 +40,11 @@ def performer_corpus(args, head):
         "source_fps": mo.FPS,
         "asked_seconds": args.seconds,
     }
-    return lambda on_skip: performer.read(args.seconds, args.seed), facts
+
+    def read(on_skip, each=iter):
+        return each(performer.read(args.seconds, args.seed))
+
+    return read, facts
 
 
 def _refuse_other_head(head, what="the performer"):
@@ -57,7 +61,11 @@ def facegood_corpus(args, head):
 
     _refuse_other_head(head, "facegood")
     facts = {"split_rule": "by clip, seeded", "source_fps": 30}
-    return lambda on_skip: facegood.read(_source(args), on_skip), facts
+
+    def read(on_skip, each=iter):
+        return facegood.read(_source(args), on_skip, each)
+
+    return read, facts
 
 
 def ravdess_corpus(args, head):
@@ -66,7 +74,11 @@ def ravdess_corpus(args, head):
 
     _want_head(args)
     facts = {"split_rule": "by actor, seeded", "source_fps": mo.FPS}
-    return lambda on_skip: ravdess.read(_source(args), on_skip), facts
+
+    def read(on_skip, each=iter):
+        return ravdess.read(_source(args), on_skip, each)
+
+    return read, facts
 
 
 def hdtf_tfhp_corpus(args, head):
@@ -79,7 +91,10 @@ def hdtf_tfhp_corpus(args, head):
         "source_fps": mo.FPS,
         "head_joint": hdtf_tfhp.HEAD_JOINT,
     }
-    read = lambda on_skip: hdtf_tfhp.read(_source(args), on_skip, args.seed)  # noqa: E731
+
+    def read(on_skip, each=iter):
+        return hdtf_tfhp.read(_source(args), on_skip, each, args.seed)
+
     return read, facts
 
 
@@ -111,7 +126,7 @@ def grid_corpus(args, head):
         raise ValueError("--corpus grid needs --source, a talker's folder or several")
     cache = args.fit_cache or pathlib.Path(args.out).with_name("fit_cache")
 
-    def read(on_skip):
+    def read(on_skip, each=iter):
         clips = grid.read(
             args.source,
             on_skip,
@@ -119,6 +134,7 @@ def grid_corpus(args, head):
             cache=cache,
             head=head,
             progress=lambda ids: tqdm(ids, desc="fit faces", unit="clip"),
+            each=each,
         )
         if args.perform_styles:
             return _performed(clips, args.perform_styles, args.seed, on_skip)
@@ -266,7 +282,10 @@ def export(args):
 
 
 def _with_progress(read, label):
-    return lambda on_skip: tqdm(read(on_skip), desc=label, unit="clip", mininterval=1)
+    def each(clips):
+        return tqdm(clips, desc=label, unit="clip", mininterval=1)
+
+    return lambda on_skip: read(on_skip, each)
 
 
 def _keep_state(tokenizer, path):

@@ -20,12 +20,13 @@ from toktalk_jax.flame import arkit
 NAMES, MAP = "blendshape_names.json", "arkit_from_facegood_max.json"
 
 
-def read(source, on_skip=lambda clip_id, reason: None):
+def read(source, on_skip=lambda clip_id, reason: None, each=iter):
     """Clips of the folder, as motion of the stand-in head.
 
     Args:
       source: the folder.
       on_skip: called with (clip_id, reason) for a clip that cannot be used.
+      each: wraps the list of what is read (tqdm).
 
     Yields:
       `schema.RawClip`.
@@ -47,7 +48,7 @@ def read(source, on_skip=lambda clip_id, reason: None):
     if not ids:
         raise FileNotFoundError(f"no clip (.flac with .npz) in {source}")
     of_clip = splits.shares(ids)
-    for clip_id in ids:
+    for clip_id in each(ids):
         try:
             audio = read_audio(source / f"{clip_id}.flac")
             motion = _motion(source / f"{clip_id}.npz", groups, len(channels))

@@ -173,6 +173,7 @@ def read(
     head=None,
     filtered=True,
     progress=None,
+    each=iter,
 ):
     """Clips of GRID with fitted motion.
 
@@ -186,6 +187,7 @@ def read(
       head: the head to fit; None is the stand-in.
       filtered: False leaves out the published Savitzky-Golay filters.
       progress: wraps the clip ids while a whole talker is fitted.
+      each: wraps the list of what is read (tqdm).
 
     Yields:
       `schema.RawClip`; `phonemes` holds the words with their times.
@@ -206,7 +208,7 @@ def read(
             motion = fit_talker(talker, head, kept, progress)
         else:
             neutral, rig = talker_neutral(talker), fit.prepare(head)
-        for clip_id in talker.clip_ids if clips is None else clips:
+        for clip_id in each(talker.clip_ids if clips is None else clips):
             try:
                 audio = _usable(talker, clip_id)
             except BadClip as problem:

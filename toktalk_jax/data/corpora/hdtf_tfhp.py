@@ -24,7 +24,7 @@ SPEAKERS = 588
 LISTS = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
 
 
-def read(source, on_skip=lambda clip_id, reason: None, seed=0):
+def read(source, on_skip=lambda clip_id, reason: None, each=iter, seed=0):
     """Clips of the corpus.
 
     Args:
@@ -32,6 +32,7 @@ def read(source, on_skip=lambda clip_id, reason: None, seed=0):
         (`coefficients.read_npz`). train.txt, val.txt and test.txt in it, one
         person/video a line, are its split; without them speakers are drawn.
       on_skip: called with (clip_id, reason) for a clip that cannot be used.
+      each: wraps the list of what is read (tqdm).
       seed: of the draw.
 
     Yields:
@@ -60,7 +61,7 @@ def read(source, on_skip=lambda clip_id, reason: None, seed=0):
             "person/video.wav with person/video.npz"
         )
     of_clip = _split(source, clips, seed)
-    for clip_id in clips:
+    for clip_id in each(clips):
         try:
             if clip_id not in of_clip:
                 raise BadClip(f"in none of {', '.join(LISTS.values())}")

@@ -49,12 +49,13 @@ def parse(stem):
     return fields
 
 
-def read(source, on_skip=lambda clip_id, reason: None):
+def read(source, on_skip=lambda clip_id, reason: None, each=iter):
     """Clips of all actors.
 
     Args:
       source: folder that holds Actor_01 and so on.
       on_skip: called with (clip_id, reason) for a clip that cannot be used.
+      each: wraps the list of what is read (tqdm).
 
     Yields:
       `schema.RawClip` with emotion 0 to 7 (`EMOTIONS`) and intensity 0 or 1.
@@ -72,7 +73,7 @@ def read(source, on_skip=lambda clip_id, reason: None):
             "actors, with an npz of coefficients beside each wav"
         )
     of_actor = splits.shares({path.parent.name for path in paths})
-    for path in paths:
+    for path in each(paths):
         clip_id = f"{path.parent.name}/{path.stem}"
         try:
             fields = parse(path.stem)
