@@ -2,8 +2,8 @@ r"""Base TokTalk at paper size: 82.9 M parameters, Mimi tokens, HDTF-TFHP (Table
 
 The paper trained it for 144 h on one L40S at Adam 1e-4 and reports, streamed at
 C = 0.4 s and n = 20, LVE 14.53 mm, MSE 1.39 mm, FDD 4.29e-5 m, MOD 2.82 mm. Data and
-tokens are yours to bring (README, "What you must bring"). The export tool makes Lyra
-and mel_rvq tokens so far: with such a dataset add `--config.tokenizer=mel_rvq`.
+tokens are yours to bring (README, "What you must bring"). With a dataset of other
+tokens than Mimi's say which, `--config.tokenizer=whisper`, or "" for whatever it holds.
 
     python -m toktalk_jax.train --config configs/base.py \
         --config.dataset DIR --workdir runs/base
@@ -26,7 +26,7 @@ def get_config(arg=""):
     c.seed = 0
     c.dataset = ""  # a directory made by tools.export_tokens
     c.head = ""  # FLAME file of the dataset's face model; empty is the stand-in
-    c.tokenizer = "mimi"  # the dataset must have been made with it
+    c.tokenizer = "mimi"  # the dataset must have been made with it; "": with any
     c.total_steps = 400_000
     c.batch_size = 32
     c.model = dict(

@@ -31,7 +31,7 @@ def get_config(arg=""):
     """The config for a comma-separated list of CHOICES."""
     chosen = base.parse(arg, CHOICES)
     c = base.get_config()
-    c.tokenizer = "lyra" if "lyra" in chosen else "mel_rvq"
+    c.tokenizer = "lyra" if "lyra" in chosen else ""  # else the dataset's own
     c.total_steps = 14_000
     c.batch_size = 16
     c.model.update(

@@ -13,6 +13,7 @@ import json
 import pathlib
 
 import numpy as np
+from absl import logging
 
 from toktalk_jax import motion as mo
 from toktalk_jax.data import pipeline
@@ -48,7 +49,7 @@ def describe(clips):
     }
 
 
-def coefficient_ranges(clips):
+def coefficient_ranges(clips, face_model):
     """[{name, low, median, high, std}] over all frames, low and high 1 % and 99 %."""
     frames = np.concatenate([clip.motion for clip in clips])
     low, median, high = np.percentile(frames, (1, 50, 99), axis=0)
@@ -58,6 +59,8 @@ def coefficient_ranges(clips):
         weights=[len(clip.motion) for clip in clips],
     )
     names = [f"expression {k}" for k in range(50)]
+    if face_model == "stand_in":
+        names[: len(mo.ARKIT_EXPRESSION)] = mo.ARKIT_EXPRESSION
     names += [f"{joint} {axis}" for joint in ("jaw", "neck") for axis in "xyz"]
     columns = zip(names, low, median, high, std, strict=True)
     keys = ("name", "low", "median", "high", "std")
@@ -138,7 +141,7 @@ def inspect(directory, out, head_path="", seed=0):
         **{key: metadata[key] for key in kept},
         "skipped": metadata["skipped"],
         "splits": {s: describe(clips) for s, clips in data.items() if clips},
-        "coefficients": coefficient_ranges(every),
+        "coefficients": coefficient_ranges(every, metadata["face_model"]),
     }
     report["moving"] = sum(row["std"] > 1e-3 for row in report["coefficients"])
     plot(report, every, out / "inspect.png")
@@ -171,10 +174,10 @@ def table(report):
         )
     lines.append(f"\n{report['moving']} of {mo.F} coefficients move; the widest:")
     widest = sorted(report["coefficients"], key=lambda row: -row["std"])[:8]
-    lines.append(f"{'coefficient':15} {'1 %':>8} {'median':>8} {'99 %':>8} {'std':>8}")
+    lines.append(f"{'coefficient':20} {'1 %':>8} {'median':>8} {'99 %':>8} {'std':>8}")
     for row in widest:
         values = (row[k] for k in ("low", "median", "high", "std"))
-        lines.append(f"{row['name']:15} " + " ".join(f"{v:8.3f}" for v in values))
+        lines.append(f"{row['name']:20} " + " ".join(f"{v:8.3f}" for v in values))
     return "\n".join(lines)
 
 
@@ -188,6 +191,7 @@ def main(argv=None):
     p.add_argument("--head", default="", help="FLAME file, for pages of its motion")
     p.add_argument("--seed", type=int, default=0, help="of the choice of clips")
     args = p.parse_args(argv)
+    logging.set_verbosity(logging.ERROR)  # TFDS warns of its own deprecations
     try:
         report = inspect(args.directory, args.out, args.head, args.seed)
     except (ValueError, OSError) as error:

@@ -40,9 +40,11 @@ def named_style(overrides):
 
 def style_clips():
     """{name: motion [50, 56]}: two seconds of the performer in each style."""
-    audio, phonemes = speech.say(LINE)
+    said = speech.say(LINE)
     return {
-        name: performer.perform(audio, phonemes, named_style(overrides), 0)[:50]
+        name: performer.perform(said.audio, said.phonemes, named_style(overrides), 0)[
+            :50
+        ]
         for name, overrides in STYLES.items()
     }
 
