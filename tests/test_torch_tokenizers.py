@@ -432,3 +432,22 @@ def test_the_prefix_encoded_anew_never_looks_ahead(speech_features, whisper):
 def test_a_causal_tokenizer_is_not_wrapped(mimi_small):
     with pytest.raises(ValueError, match="does not look ahead"):
         prefix.Causal(mimi_small)
+
+
+def test_the_tokenizer_bench_prints_and_writes(tmp_path, capsys, monkeypatch):
+    from tools import bench_tokenizers
+
+    tiny = lambda **sizes: lambda: transformers.Wav2Vec2Config(**sizes)  # noqa: E731
+    monkeypatch.setattr(transformers, "Wav2Vec2Config", tiny(**SPEECH))
+    monkeypatch.setattr(
+        bench_tokenizers, "TRUE_SIZE", {"wav2vec2": ("Wav2Vec2Config", "Wav2Vec2Model")}
+    )
+    out = tmp_path / "new/rows.json"
+    args = ["--tokenizers", "mel_rvq", "--random", "wav2vec2", "--clips", "3"]
+    rows = bench_tokenizers.main([*args, "--json", str(out)])
+    assert json.loads(out.read_text())["rows"] == rows
+    assert {*rows} == {"mel_rvq", "wav2vec2 (random)"}
+    assert rows["mel_rvq"]["megabytes_per_hour"] == pytest.approx(93.6)
+    for row in rows.values():
+        assert row["clips_per_s"] * row["real_time_factor"] * 3 == pytest.approx(1)
+    assert "wav2vec2 (random)" in capsys.readouterr().out
