@@ -205,6 +205,18 @@ def test_whisper_tiny_en_of_the_package(whisper_tiny_en):
     assert tokens.shape == (52, 384) and tokens.std() > 0.1
 
 
+def test_many_clips_together_are_each_as_alone(mimi_small, speech_features, whisper):
+    """Any lengths, none at all among them; whisper over more than one window."""
+    waves = [babble(s, k) for k, s in enumerate((0.5, 1.3, 0.5, 0.9))]
+    waves.insert(2, np.zeros(0, np.float32))
+    for tokenizer in (mimi_small, speech_features, whisper):
+        extra = [babble(30.5)] if tokenizer is whisper else []
+        together = tokenizer.many(waves + extra)
+        one = tokenizer.encode if tokenizer.num_codes else tokenizer.embed
+        for wave, tokens in zip(waves + extra, together, strict=True):
+            np.testing.assert_allclose(tokens, one(wave), atol=2e-4)
+
+
 def glm_config():
     return dict(
         d_model=32,

@@ -27,6 +27,7 @@ from toktalk_jax.data import schema, spool
 if tf.config.list_physical_devices("GPU"):
     tf.config.set_visible_devices([], "GPU")  # the accelerators are JAX's
 
+GROUP = 8  # batches that are cut from clips sorted by length
 SHARDS = {"train": 8, "validation": 2, "test": 2}
 
 
@@ -78,11 +79,12 @@ def export(
         spool.fill(
             read,
             out,
-            lambda clip: serialise(clip, tokenizer, kinds),
+            lambda clips: serialise_all(clips, tokenizer, kinds),
             shards=shards,
             augment=augment,
             seed=seed,
             strict=strict,
+            group=GROUP * tokenizer.batch if tokenizer.batch > 1 else 1,
         )
         _write_shards(out, shards)
         metadata = _describe(out, plan, kinds, dead_below)
@@ -125,9 +127,25 @@ def features(dim, codes, with_audio):
     return tfds.features.FeaturesDict(fields)
 
 
-def serialise(clip, tokenizer, kinds):
-    """One `schema.RawClip`, tokenised, as tf.train.Example bytes."""
-    codes, tokens = tokenise(clip, tokenizer)
+def serialise_all(clips, tokenizer, kinds):
+    """For each `schema.RawClip` its tf.train.Example bytes, or the BadClip it is.
+
+    Clips of like length are tokenised together, in batches of `tokenizer.batch`.
+    """
+    order = sorted(range(len(clips)), key=lambda k: len(clips[k].audio))
+    out = [None] * len(clips)
+    for start in range(0, len(order), tokenizer.batch):
+        chosen = order[start : start + tokenizer.batch]
+        for k, made in zip(
+            chosen, tokenise([clips[k] for k in chosen], tokenizer), strict=True
+        ):
+            bad = isinstance(made, schema.BadClip)
+            out[k] = made if bad else serialise(clips[k], *made, kinds)
+    return out
+
+
+def serialise(clip, codes, tokens, kinds):
+    """One tokenised `schema.RawClip` as tf.train.Example bytes."""
     example = {
         "clip_id": clip.clip_id,
         "speaker_id": clip.speaker_id,
@@ -148,31 +166,44 @@ def serialise(clip, tokenizer, kinds):
     return record.SerializeToString(deterministic=True)
 
 
-def tokenise(clip, tokenizer):
-    """(codes [S, Q] int32 or None, token embeddings [S, A] f32) of a clip.
+def tokenise(clips, tokenizer):
+    """For each clip (codes [S, Q] int32 or None, embeddings [S, A] f32), or a BadClip.
 
-    Raises:
-      schema.BadClip: the tokenizer cannot make tokens of it, or they do not cover it.
+    A BadClip is one that the tokenizer refuses, or whose tokens do not cover it.
     """
+    # A speech generator's stream is no function of the sound.
+    heard = [c.states if tokenizer.name == "hibari" else c.audio for c in clips]
     try:
-        if tokenizer.num_codes:
-            codes = tokenizer.encode(clip.audio)
-            tokens = tokenizer.decode(codes)
+        if tokenizer.batch > 1:
+            found = tokenizer.many(heard)
         else:
-            # A speech generator's stream is no function of the sound.
-            heard = clip.states if tokenizer.name == "hibari" else clip.audio
-            codes, tokens = None, tokenizer.embed(heard)
+            of = tokenizer.encode if tokenizer.num_codes else tokenizer.embed
+            found = [of(sound) for sound in heard]
     except ValueError as error:
-        raise schema.BadClip(str(error)) from error
+        if len(clips) == 1:
+            return [schema.BadClip(str(error))]
+        return [made for clip in clips for made in tokenise([clip], tokenizer)]
+    if tokenizer.num_codes:
+        pairs = [(codes, tokenizer.decode(codes)) for codes in found]
+    else:
+        pairs = [(None, tokens) for tokens in found]
+    return [
+        _problem(clip, tokens, tokenizer) or (codes, tokens)
+        for clip, (codes, tokens) in zip(clips, pairs, strict=True)
+    ]
+
+
+def _problem(clip, tokens, tokenizer):
+    """The BadClip that a clip with these tokens is, or None."""
     seconds = len(clip.audio) / mo.SAMPLE_RATE
     if len(tokens) < math.floor(seconds * tokenizer.rate_hz):
-        raise schema.BadClip(
+        return schema.BadClip(
             f"{len(tokens)} tokens at {tokenizer.rate_hz} Hz do not cover its "
             f"{seconds:.2f} s"
         )
     if not np.isfinite(tokens).all():
-        raise schema.BadClip("its token embeddings hold NaN or Inf values")
-    return codes, tokens
+        return schema.BadClip("its token embeddings hold NaN or Inf values")
+    return None
 
 
 def read_shard(path, kinds):

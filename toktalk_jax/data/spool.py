@@ -6,6 +6,7 @@ most the last record of each file; the next run cuts it off and goes on from the
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -92,22 +93,25 @@ def _refuse_other(out, old, plan):
         )
 
 
-def fill(read, out, encode, *, shards, augment, seed, strict):
+def fill(read, out, encode, *, shards, augment, seed, strict, group=1):
     """Append every clip that is not yet done to the spools, then skipped.jsonl.
 
     Args:
       read: on_skip -> iterable of `schema.RawClip`, in the same order every time.
-      encode: RawClip -> record bytes.
+      encode: list of RawClip -> for each its record bytes, or the BadClip it is.
       shards: shards per split.
       augment, seed: copies of each train clip, by `augment.augment`.
       strict: raise on the first clip that cannot be used.
+      group: clips given to `encode` together. Who shares a group depends on the
+        reader's order alone, and a group with anything missing is encoded whole, so
+        that bytes do not depend on interruptions.
 
     Raises:
       schema.BadClip: with `strict`.
     """
     if (out / FOLDER / _COMPLETE).exists():
         return
-    skipped, seen, before = [], set(), _skipped_before(out)
+    skipped, before = [], _skipped_before(out)
 
     def on_skip(clip_id, reason):
         if strict:
@@ -120,29 +124,54 @@ def fill(read, out, encode, *, shards, augment, seed, strict):
         done.update(clip_id for clip_id, _ in read_spool(path))
     with contextlib.ExitStack() as stack:
         files = {}
-        for clip_id, split, make in jobs(read, augment, seed, on_skip):
-            if clip_id in seen:
-                on_skip(clip_id, "another clip has the same clip_id")
+        every = _once(jobs(read, augment, seed, on_skip), on_skip)
+        while members := list(itertools.islice(every, group)):
+            missing = {}
+            for clip_id, split, _ in members:
+                index = shard_of(clip_id, shards[split])
+                if (out / shard_name(split, index, shards[split])).exists():
+                    skipped += before.get(clip_id, [])  # not tried again
+                elif clip_id not in done:
+                    missing[clip_id] = path_of(out, split, index)
+            if not missing:
                 continue
-            seen.add(clip_id)
-            index = shard_of(clip_id, shards[split])
-            final = out / shard_name(split, index, shards[split])
-            if final.exists():
-                skipped += before.get(clip_id, [])  # not tried again
-                continue
-            if clip_id in done:
-                continue
-            try:
-                record = encode(make())
-            except schema.BadClip as error:
-                on_skip(clip_id, str(error))
-                continue
-            path = path_of(out, split, index)
-            if path not in files:
-                files[path] = stack.enter_context(open(path, "ab"))
-            _append(files[path], clip_id, record)
+            for clip_id, record in _encoded(members, encode):
+                if clip_id not in missing:
+                    continue
+                if isinstance(record, schema.BadClip):
+                    on_skip(clip_id, str(record))
+                    continue
+                path = missing[clip_id]
+                if path not in files:
+                    files[path] = stack.enter_context(open(path, "ab"))
+                _append(files[path], clip_id, record)
     write_text(out / "skipped.jsonl", "".join(dict.fromkeys(skipped)))
     write_text(out / FOLDER / _COMPLETE, "")
+
+
+def _once(members, on_skip):
+    """The jobs, each clip id once."""
+    seen = set()
+    for member in members:
+        if member[0] in seen:
+            on_skip(member[0], "another clip has the same clip_id")
+            continue
+        seen.add(member[0])
+        yield member
+
+
+def _encoded(members, encode):
+    """(clip id, record bytes or BadClip) of a group of jobs, in their order."""
+    made = {}
+    for clip_id, _, make in members:
+        try:
+            made[clip_id] = make()
+        except schema.BadClip as error:
+            made[clip_id] = error
+    clips = [clip for clip in made.values() if not isinstance(clip, schema.BadClip)]
+    records = iter(encode(clips))
+    for clip_id, clip in made.items():
+        yield clip_id, clip if isinstance(clip, schema.BadClip) else next(records)
 
 
 def _skipped_before(out):

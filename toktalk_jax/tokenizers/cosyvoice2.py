@@ -34,6 +34,7 @@ class CosyVoice2:
     rate_hz = 25.0
     num_codes = 1
     sample_rate = mo.SAMPLE_RATE
+    batch = 1
     lookahead_s = math.inf
 
     def __init__(self, weights=HUB, device="cpu"):

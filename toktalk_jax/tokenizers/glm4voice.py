@@ -35,6 +35,7 @@ class Glm4Voice:
     rate_hz = mo.TOKEN_HZ
     num_codes = 1
     sample_rate = mo.SAMPLE_RATE
+    batch = 1
     lookahead_s = math.inf  # log-mels are levelled by the piece's loudest moment
 
     def __init__(self, weights="", device="cpu"):

@@ -24,6 +24,7 @@ class Hibari:
     rate_hz = RATE_HZ
     dim = DIM
     num_codes = 0
+    batch = 1
     lookahead_s = 0.0  # none on the sound: the states come first
 
     def __init__(self):

@@ -32,6 +32,7 @@ class Lyra:
     rate_hz = 50.0
     dim = 64
     sample_rate = mo.SAMPLE_RATE
+    batch = 1
     lookahead_s = 0.0
 
     def __init__(self, folder, stages=STAGES):

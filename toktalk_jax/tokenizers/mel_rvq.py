@@ -45,6 +45,7 @@ class MelRVQ:
     rate_hz = mo.TOKEN_HZ
     dim = DIM
     sample_rate = mo.SAMPLE_RATE
+    batch = 1
     lookahead_s = 0.0
 
     @property

@@ -33,6 +33,7 @@ class Mimi:
     rate_hz = mo.TOKEN_HZ
     num_codes = CODEBOOKS
     sample_rate = mo.SAMPLE_RATE
+    batch = 16
     lookahead_s = 0.0
 
     def __init__(self, weights=HUB, device="cpu"):
@@ -68,23 +69,30 @@ class Mimi:
             history = samples[-HISTORY:]
             wave = to_24k(samples)[-FRAME:]
             out = self._encode(
-                wave,
+                wave[None],
                 use_streaming=True,
                 encoder_past_key_values=past,
                 padding_cache=padding,
             )
             past, padding = out.encoder_past_key_values, out.padding_cache
-            return self._codes(out)
+            return self._codes(out)[0]
 
         return TokenStream(encode_block, self.decode, CODEBOOKS)
 
     def encode(self, wave):
         """Sound [L] f32 at 16 kHz -> codes [S, 8] int32, S = ceil(L / 1280)."""
-        wave = check_wave(wave)
-        if not len(wave):
-            return np.zeros((0, CODEBOOKS), np.int32)
-        wave = np.pad(wave, (0, -len(wave) % mo.SAMPLES_PER_TOKEN))
-        return self._codes(self._encode(to_24k(wave)))
+        return self.many([wave])[0]
+
+    def many(self, waves):
+        """Sounds [L] -> codes [S, 8] of each; silence behind one changes none of it."""
+        waves = [check_wave(wave) for wave in waves]
+        counts = [-(-len(wave) // mo.SAMPLES_PER_TOKEN) for wave in waves]
+        if not any(counts):
+            return [np.zeros((0, CODEBOOKS), np.int32) for _ in waves]
+        longest = max(counts) * mo.SAMPLES_PER_TOKEN
+        padded = [to_24k(np.pad(w, (0, longest - len(w)))) for w in waves]
+        codes = self._codes(self._encode(np.stack(padded)))
+        return [own[:count] for own, count in zip(codes, counts, strict=True)]
 
     def decode(self, codes):
         """Codes [S, 8] -> embeddings [S, 512] f32: P_s E_0 + P_a (E_1 + ... + E_7)."""
@@ -101,15 +109,15 @@ class Mimi:
         """Sound [L] f32 in [-1, 1] at 16 kHz -> embeddings [S, 512] f32 at 12.5 Hz."""
         return self.decode(self.encode(wave))
 
-    def _encode(self, wave, **state):
+    def _encode(self, waves, **state):
         import torch
 
-        there = torch.from_numpy(wave)[None, None].to(self.device)
+        there = torch.from_numpy(waves)[:, None].to(self.device)
         with torch.inference_mode():
             return self.model.encode(there, num_quantizers=CODEBOOKS, **state)
 
     def _codes(self, out):
-        return out.audio_codes[0].T.cpu().numpy().astype(np.int32)
+        return out.audio_codes.transpose(1, 2).cpu().numpy().astype(np.int32)
 
 
 def to_24k(wave):

@@ -39,6 +39,7 @@ class Causal:
         self.name = f"{tokenizer.name}:causal"
         self.rate_hz, self.dim = tokenizer.rate_hz, tokenizer.dim
         self.num_codes, self.sample_rate = tokenizer.num_codes, tokenizer.sample_rate
+        self.batch = 1
         self.lookahead_s = self.chunk / mo.SAMPLE_RATE
         self.hash = f"{tokenizer.hash}-{self.chunk}"
 

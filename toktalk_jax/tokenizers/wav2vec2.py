@@ -31,6 +31,7 @@ class SpeechFeatures:
     rate_hz = 50.0
     num_codes = 0
     sample_rate = mo.SAMPLE_RATE
+    batch = 16
     lookahead_s = math.inf
 
     def __init__(self, name, weights="", device="cpu"):
@@ -67,15 +68,33 @@ class SpeechFeatures:
 
     def embed(self, wave):
         """Sound [L] f32 in [-1, 1] at 16 kHz -> [4 ceil(L / 1280), dim] f32."""
+        return self.many([wave])[0]
+
+    def many(self, waves):
+        """Sounds [L] -> features of each; those of one length go together.
+
+        Base models take no mask, so a longer neighbour would change a clip.
+        """
+        padded = [_padded(check_wave(wave)) for wave in waves]
+        out = [np.zeros((0, self.dim), np.float32)] * len(padded)
+        for length in {len(wave) for wave in padded} - {0}:
+            chosen = [k for k, wave in enumerate(padded) if len(wave) == length]
+            features = self._embed([padded[k] for k in chosen])
+            for k, own in zip(chosen, features, strict=True):
+                out[k] = own
+        return out
+
+    def _embed(self, waves):
         import torch
 
-        wave = check_wave(wave)
-        if not len(wave):
-            return np.zeros((0, self.dim), np.float32)
-        # Without the last 80 samples the convolutions give one token too few.
-        spare = -len(wave) % mo.SAMPLES_PER_TOKEN + RECEPTIVE - STRIDE
-        wave = np.pad(wave, (0, spare))
-        values = self.extract(wave, sampling_rate=mo.SAMPLE_RATE, return_tensors="pt")
+        values = self.extract(waves, sampling_rate=mo.SAMPLE_RATE, return_tensors="pt")
         with torch.inference_mode():
             out = self.model(values.input_values.to(self.device)).last_hidden_state
-        return out[0].float().cpu().numpy()
+        return out.float().cpu().numpy()
+
+
+def _padded(wave):
+    """Whole base tokens; without 80 samples more the convolutions give one too few."""
+    if not len(wave):
+        return wave
+    return np.pad(wave, (0, -len(wave) % mo.SAMPLES_PER_TOKEN + RECEPTIVE - STRIDE))

@@ -34,6 +34,7 @@ class Whisper:
     rate_hz = 50.0
     num_codes = 0
     sample_rate = mo.SAMPLE_RATE
+    batch = 16
     lookahead_s = math.inf
 
     def __init__(self, weights="", device="cpu"):
@@ -63,16 +64,28 @@ class Whisper:
 
     def embed(self, wave):
         """Sound [L] f32 in [-1, 1] at 16 kHz -> [4 ceil(L / 1280), dim] f32."""
-        wave = check_wave(wave)
-        out = [np.zeros((0, self.dim), np.float32)]
-        for start in range(0, len(wave), WINDOW):
-            piece = wave[start : start + WINDOW]
+        return self.many([wave])[0]
+
+    def many(self, waves):
+        """Sounds [L] -> features of each, their windows side by side."""
+        pieces = [
+            (k, wave[start : start + WINDOW])
+            for k, wave in enumerate(map(check_wave, waves))
+            for start in range(0, len(wave), WINDOW)
+        ]
+        out = [[np.zeros((0, self.dim), np.float32)] for _ in waves]
+        for first in range(0, len(pieces), self.batch):
+            chosen = pieces[first : first + self.batch]
             mels = self._features(
-                piece, sampling_rate=mo.SAMPLE_RATE, return_tensors="np"
+                [piece for _, piece in chosen],
+                sampling_rate=mo.SAMPLE_RATE,
+                return_tensors="np",
             )
-            count = -(-len(piece) // mo.SAMPLES_PER_TOKEN) * 4
-            out.append(self._encode(mels["input_features"])[0, :count])
-        return np.concatenate(out)
+            features = self._encode(mels["input_features"])
+            for (k, piece), own in zip(chosen, features, strict=True):
+                count = -(-len(piece) // mo.SAMPLES_PER_TOKEN) * 4
+                out[k].append(own[:count])
+        return [np.concatenate(parts) for parts in out]
 
 
 def _package():
