@@ -1,5 +1,6 @@
 """Readers of corpora on disk: true layouts made here, and what they refuse."""
 
+import copyreg
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from toktalk_jax.data.corpora import (
     ravdess,
     splits,
 )
-from toktalk_jax.flame import arkit
+from toktalk_jax.flame import arkit, pickles
 from toktalk_jax.flame.assets import load_head
 from toktalk_jax.flame.model import vertices
 
@@ -153,7 +154,6 @@ def test_what_is_wrong_with_a_clip_is_told_and_the_rest_is_kept(tmp_path, talker
         "a/hostile": (Hostile(str(ran)), "asks for posix.mkdir"),
         "a/foreign": (pickle.dumps(ravdess.Fields(*range(7))), "asks for toktalk_jax"),
         "a/broken": (pickle.dumps(whole)[:-300], "data was truncated"),
-        "a/flac": (whole | {"audio": whole["audio"][:200]}, None),
         "a/noflac": (whole | {"audio": b"RIFF"}, "its FLAC is broken"),
         "a/nocoef": ({"audio": whole["audio"]}, "lacks 'coef'"),
         "a/text": ("text", "segment 0 lacks"),
@@ -168,26 +168,77 @@ def test_what_is_wrong_with_a_clip_is_told_and_the_rest_is_kept(tmp_path, talker
     skipped = {}
     clips = [*hdtf_tfhp.read(folder, skipped.__setitem__)]
     assert not ran.exists()
-    clips = [c for c in clips if c.clip_id != "a/flac"]
     assert_read(clips, talkers)
     for name, (_, reason) in bad.items():
-        if reason:
-            assert reason in skipped[name], name
+        assert reason in skipped[name], name
     assert "0 segments" in skipped["a/none"]
 
 
-def test_a_flac_cut_short_is_no_clip(tmp_path):
+def test_a_flac_cut_short_is_no_clip():
+    """libsndfile may read as far as it comes; then the motion is longer than it."""
     rng = np.random.default_rng(3)
     samples, arrays = noise(rng, 40), tracked(rng, 40)
     cut = {"audio": flac(samples)[:9000], "coef": arrays}
-    try:
+    with pytest.raises(schema.BadClip, match="FLAC is broken|but sound for only"):
         audio, motion, _ = hdtf_tfhp._join({"n_frames": 40}, cut)
-    except schema.BadClip as problem:
-        assert "FLAC is broken" in str(problem)
-        return
-    clip = schema.RawClip("a", "b", "c", "train", audio, motion)
-    with pytest.raises(schema.BadClip, match="but sound for only"):
-        schema.check_clip(clip)
+        schema.check_clip(schema.RawClip("a", "b", "c", "train", audio, motion))
+
+
+class Reduced:
+    """Pickles as whatever call it was given."""
+
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call
+
+
+def hostile_dtype(offset=0, size=8):
+    fields = {"a": (np.dtype("O"), offset)}
+    state = (3, "|", None, ("a",), fields, size, 1, 0)
+    return Reduced(np.dtype, (f"V{size}", False, True), state)
+
+
+@pytest.mark.parametrize("offset", [0, 4096])
+def test_bytes_are_never_made_object_pointers(offset):
+    """A dtype of one hidden object field, as NumPy's own `__setstate__` takes it."""
+    builders = np.zeros(1).__reduce_ex__(5)[0], np.float64(0).__reduce__()[0]
+    dtype, raw = hostile_dtype(offset), b"A" * 8
+    for value in (
+        Reduced(builders[0], (raw, dtype, (1,), "C")),
+        Reduced(builders[1], (dtype, raw)),
+        Reduced(np.ndarray, ((1,), dtype, raw)),
+        dtype,
+    ):
+        with pytest.raises(pickle.UnpicklingError, match="dtype"):
+            pickles.loads(pickle.dumps({"motion": value}))
+    objects = Reduced(builders[0], (raw, np.dtype("O"), (1,), "C"))
+    with pytest.raises(pickle.UnpicklingError, match="objects where numbers"):
+        pickles.loads(pickle.dumps(objects))
+
+
+def test_a_pickle_leaves_no_mark_on_the_process():
+    for module, name in (("copyreg", "_reconstructor"), ("collections", "OrderedDict")):
+        mark = f"c{module}\n{name}\n(N}}(S'__wrapped__'\nI1\nutb.".encode()
+        with pytest.raises(pickle.UnpicklingError):
+            pickles.loads(mark)
+    assert not hasattr(copyreg._reconstructor, "__wrapped__")
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_honest_values_read_back(protocol):
+    value = {
+        "shape": np.arange(6, dtype=">f4").reshape(2, 3).copy("F"),
+        "names": np.array(["a", "ä"]),
+        "kept": [np.float32(2.5), True, None, b"x", {"n": (1, 2)}],
+        "on": np.array([True, False]),
+    }
+    found = pickles.loads(pickle.dumps(value, protocol))
+    for key in ("shape", "names", "on"):
+        np.testing.assert_array_equal(found[key], value[key])
+        assert found[key].dtype == value[key].dtype
+    assert found["kept"] == value["kept"] and {*found} == {*value}
 
 
 def test_no_database_and_a_broken_one(tmp_path):
@@ -325,3 +376,46 @@ def test_facegood_itself(shared):
         count = min(len(jaw), len(clip.audio) // SPF)
         loud = np.abs(clip.audio[: count * SPF]).reshape(-1, SPF).mean(1)
         assert np.corrcoef(jaw[:count], loud)[0, 1] > 0.2
+
+
+def test_segments_past_999_stay_in_order(tmp_path):
+    lmdb = pytest.importorskip("lmdb")
+    rng = np.random.default_rng(4)
+    arrays, samples = tracked(rng, 1003), noise(rng, 1)
+    with lmdb.open(str(tmp_path), map_size=1 << 28) as database:
+        with database.begin(write=True) as out:
+            out.put(b"p/000/metadata", pickle.dumps({"n_frames": 1003}))
+            for k in range(1003):
+                coef = {key: array[k : k + 1] for key, array in arrays.items()}
+                value = {"audio": flac(samples), "coef": coef}
+                out.put(f"p/000/{k:03d}".encode(), pickle.dumps(value))
+            for name in "qr":
+                out.put(f"{name}/000/metadata".encode(), pickle.dumps({"n_frames": 0}))
+    clips = [*hdtf_tfhp.read(tmp_path)]
+    assert [c.clip_id for c in clips] == ["p/000"]
+    np.testing.assert_array_equal(clips[0].motion[:, mo.EXPRESSION], arrays["exp"])
+
+
+def test_two_lists_of_three_are_an_error(tmp_path, talkers):
+    write_lmdb(tmp_path, talkers)
+    (tmp_path / "train.txt").write_text("a/000")
+    with pytest.raises(ValueError, match="holds train.txt but not all of"):
+        next(hdtf_tfhp.read(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["deflate", "npy", "fps"])
+def test_a_damaged_npz_is_one_bad_clip(tmp_path, damage):
+    path = tmp_path / "a.npz"
+    arrays = {"motion": np.zeros((40, mo.F), "f4")}
+    if damage == "npy":
+        with open(path, "wb") as file:
+            np.save(file, arrays["motion"])
+    else:
+        fps = np.array([30.0, 25.0]) if damage == "fps" else np.array(30.0)
+        np.savez_compressed(path, **arrays, fps=fps)
+    if damage == "deflate":
+        raw = bytearray(path.read_bytes())
+        raw[60:70] = b"damagedhere"[:10]
+        path.write_bytes(raw)
+    with pytest.raises(schema.BadClip):
+        coefficients.read_npz(path)

@@ -196,6 +196,8 @@ def test_corpora_on_disk_by_name(tmp_path, corpus):
         args += ["--head", "stand_in"]
     export_tokens.main([str(a) for a in args])
     data = pipeline.load([tmp_path / "out"], "train", tokenizer="mel_rvq")
+    (source / "more.txt").write_text("another corpus")
+    assert "holds an export made with source" in run_tool(*args)
     assert data.clips[0].corpus == corpus
     joint = "root" if corpus == "hdtf_tfhp" else "neck"
     assert data.metadata["head_joint"] == joint

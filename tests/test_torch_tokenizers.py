@@ -42,9 +42,11 @@ def randomise(model, seed=0):
     """Weights far enough from zero that every frame of sound gets codes of its own."""
     torch.manual_seed(seed)
     with torch.no_grad():
-        for p in model.parameters():
+        for name, p in model.named_parameters():
             if p.ndim > 1:
                 p.normal_(0, 1.5 / math.sqrt(p[0].numel()))
+            elif name.endswith("bias"):
+                p.zero_()  # drawn before the seed was set
     return model
 
 
@@ -160,11 +162,16 @@ def speech_features(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whisper(tmp_path_factory):
+def whisper_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whisper")
     model = randomise(transformers.WhisperModel(transformers.WhisperConfig(**WHISPER)))
     model.save_pretrained(folder)
-    return load.load("whisper", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whisper(whisper_folder):
+    return load.load("whisper", whisper_folder)
 
 
 @pytest.mark.parametrize("samples", [1, TOKEN - 1, TOKEN, 7 * TOKEN + 5])
@@ -186,10 +193,16 @@ def test_wav2vec2_is_the_model_on_the_levelled_sound(speech_features):
     np.testing.assert_allclose(speech_features.embed(wave), expected, atol=1e-5)
 
 
-def test_whisper_is_the_encoder_on_thirty_seconds(whisper):
+def test_whisper_is_the_encoder_on_thirty_seconds(whisper, whisper_folder):
     wave = babble(31.0)
     tokens = whisper.embed(wave)
     assert len(tokens) == 1500 + 4 * 13
+    model = transformers.WhisperModel.from_pretrained(whisper_folder)
+    extract = transformers.WhisperFeatureExtractor(feature_size=80)
+    mels = extract(wave[:480_000], sampling_rate=16_000, return_tensors="pt")
+    with torch.no_grad():
+        expected = model.encoder(mels.input_features).last_hidden_state[0].numpy()
+    np.testing.assert_allclose(tokens[:1500], expected, atol=1e-4)
     np.testing.assert_array_equal(tokens[1500:], whisper.embed(wave[480_000:]))
 
 
@@ -374,7 +387,7 @@ def test_a_broken_or_hostile_table_is_refused(tmp_path, cosyvoice2):
     path = tmp_path / "flow.pt"
     torch.save({"other": torch.ones(3)}, path)
     with pytest.raises(ValueError, match="holds no input_embedding.weight"):
-        read_table(path, "cosyvoice2")
+        read_table(path, "cosyvoice2", 2)
 
     class Hostile:
         def __reduce__(self):
@@ -382,10 +395,10 @@ def test_a_broken_or_hostile_table_is_refused(tmp_path, cosyvoice2):
 
     path.write_bytes(pickle.dumps({"input_embedding.weight": Hostile()}))
     with pytest.raises(ValueError, match="not a PyTorch file of plain tensors"):
-        read_table(path, "cosyvoice2")
+        read_table(path, "cosyvoice2", 2)
     torch.save({"input_embedding.weight": Hostile()}, path)
     with pytest.raises(ValueError, match="not a PyTorch file of plain tensors"):
-        read_table(path, "cosyvoice2")
+        read_table(path, "cosyvoice2", 2)
     assert not (tmp_path / "ran").exists()
 
 
@@ -463,3 +476,40 @@ def test_the_tokenizer_bench_prints_and_writes(tmp_path, capsys, monkeypatch):
     for row in rows.values():
         assert row["clips_per_s"] * row["real_time_factor"] * 3 == pytest.approx(1)
     assert "wav2vec2 (random)" in capsys.readouterr().out
+
+
+def test_other_weights_are_never_drawn_at_random(tmp_path, mimi_folder):
+    """What transformers would only warn of."""
+    from safetensors.torch import load_file, save_file
+
+    (tmp_path / "config.json").write_text((mimi_folder / "config.json").read_text())
+    state = load_file(mimi_folder / "model.safetensors")
+    renamed = {f"zz.{key}": value for key, value in state.items()}
+    save_file(renamed, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="lacks .* weights of MimiModel"):
+        load.load("mimi", tmp_path)
+    cut = (mimi_folder / "model.safetensors").read_bytes()[:3000]
+    (tmp_path / "model.safetensors").write_bytes(cut)
+    with pytest.raises(ValueError, match="mimi could not be loaded from"):
+        load.load("mimi", tmp_path)
+    with pytest.raises(ValueError, match="on gpu0 .*is the device there"):
+        load.load("mimi", mimi_folder, device="gpu0")
+
+
+def test_a_second_file_of_weights_changes_no_hash(tmp_path):
+    config = transformers.HubertConfig(**SPEECH)
+    transformers.HubertModel(config).save_pretrained(tmp_path)
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    before = load.load("hubert", tmp_path).hash
+    (tmp_path / "pytorch_model.bin").write_bytes(b"never read")
+    assert load.load("hubert", tmp_path).hash == before
+
+
+def test_glm4voice_says_what_its_config_lacks():
+    from toktalk_jax.tokenizers import glm4voice
+
+    config = glm_config() | {"pooling_position": None}
+    del config["quantize_vocab_size"]
+    message = "nothing of quantize_vocab_size, pooling_position"
+    with pytest.raises(ValueError, match=message):
+        glm4voice.build(config)

@@ -95,7 +95,10 @@ def main(argv=None):
     args = p.parse_args(argv)
     clips = [syllables(args.seconds, k) for k in range(args.clips)]
     wanted = [(name, "", name) for name in args.tokenizers.split(",") if name]
-    wanted += [(n, w, n) for n, w in (pair.split("=", 1) for pair in args.weights)]
+    for name, is_sign, path in (pair.partition("=") for pair in args.weights):
+        if not is_sign:
+            p.error(f"--weights {name}: expected NAME=PATH")
+        wanted.append((name, path, name))
     rows = {}
     print(f"{'tokenizer':20} {'clips/s':>8} {'RTF':>8} {'h per h':>8} {'MB per h':>9}")
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +106,10 @@ def main(argv=None):
             random_weights(name, pathlib.Path(folder) / name)
             wanted.append((name, pathlib.Path(folder) / name, f"{name} (random)"))
         for name, weights, label in wanted:
-            tokenizer = load.load(name, weights, SHIPPED_STATE, args.device)
+            try:
+                tokenizer = load.load(name, weights, SHIPPED_STATE, args.device)
+            except (ValueError, OSError, ImportError) as error:
+                raise SystemExit(f"bench_tokenizers: {error}") from None
             row = rows[label] = measure(tokenizer, clips)
             print(
                 f"{label:20} {row['clips_per_s']:8.2f} {row['real_time_factor']:8.4f} "

@@ -15,7 +15,7 @@ clip padded to 30 s: clips of 30 s cost no more), whisper --causal 1.4. Computed
 GPU that sustains 20 TFLOP/s, from some 150 GFLOP/s of those cores: mimi 3,000, wav2vec2
 and hubert 1,500, whisper 1,300 in clips of 3 s. Megabytes of f32 embeddings and codes
 per hour of sound: 3.6e3 * rate_hz * 4 * (dim + num_codes) / 1e6, so mimi and mel_rvq
-94, lyra 79, whisper tiny 276, wav2vec2 and hubert 553; motion adds 20, --with_audio 115.
+94, lyra 79, whisper tiny 276, wav2vec2 and hubert 553; motion adds 20, sound 115.
 """
 
 import argparse
@@ -69,6 +69,7 @@ def facegood_corpus(args, head):
 
     _refuse_other_head(head, "facegood")
     facts = {"split_rule": "by clip, seeded", "source_fps": 30}
+    facts["source"] = _fingerprint(_source(args))
 
     def read(on_skip, each=iter):
         return facegood.read(_source(args), on_skip, each)
@@ -82,6 +83,7 @@ def ravdess_corpus(args, head):
 
     _want_head(args)
     facts = {"split_rule": "by actor, seeded", "source_fps": mo.FPS}
+    facts["source"] = _fingerprint(_source(args))
 
     def read(on_skip, each=iter):
         return ravdess.read(_source(args), on_skip, each)
@@ -98,6 +100,7 @@ def hdtf_tfhp_corpus(args, head):
         "split_rule": "by speaker: the lists in the folder, or seeded 460/64/64",
         "source_fps": mo.FPS,
         "head_joint": hdtf_tfhp.HEAD_JOINT,
+        "source": _fingerprint(_source(args)),
     }
 
     def read(on_skip, each=iter):
@@ -113,6 +116,22 @@ def _source(args):
             "none"
         )
     return args.source
+
+
+def _fingerprint(folder):
+    """12 hex digits over the names and sizes of a corpus' files, and its lists' lines.
+
+    So an export that goes on is refused when it would go on with another corpus.
+    """
+    folder, digest = pathlib.Path(folder), hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        if path.name == "lock.mdb":  # a reader's, not the corpus'
+            continue
+        name = path.relative_to(folder).as_posix()
+        digest.update(f"{name} {path.stat().st_size}\n".encode())
+        if path.suffix in (".txt", ".json"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _want_head(args):
@@ -276,6 +295,8 @@ def export(args):
         _keep_state(tokenizer, out / STATE)
     about = {"corpus": args.corpus, "head_joint": "neck", **facts}
     about |= {"face_model": head.name, "face_hash": head.hash()}
+    if args.device != "cpu":  # its sums differ in the last bits
+        about["device"] = args.device
     return builder.export(
         _with_progress(read, "export"),
         out,

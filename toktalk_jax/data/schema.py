@@ -57,6 +57,8 @@ def check_clip(clip):
         raise BadClip(f"audio is {audio.shape}, expected [L] mono")
     if motion.ndim != 2 or motion.shape[1] != mo.F:
         raise BadClip(f"motion is {motion.shape}, expected [T, {mo.F}]")
+    if np.shape(clip.shape) != (100,) or not np.isfinite(clip.shape).all():
+        raise BadClip(f"shape is {np.shape(clip.shape)}, expected [100], finite")
     if not np.isfinite(audio).all():
         raise BadClip(
             f"audio holds {int((~np.isfinite(audio)).sum())} NaN or Inf samples"

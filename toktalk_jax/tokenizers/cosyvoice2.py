@@ -18,6 +18,7 @@ HUB = "FunAudioLLM/CosyVoice2-0.5B"
 NETWORK, FLOW = "speech_tokenizer_v2.onnx", "flow.pt"
 TABLE = "input_embedding.weight"
 MELS = 128
+CODES = 6561  # 3 to the 8
 PER_TOKEN = 2  # codes per base token
 WINDOW, OVERLAP = 30 * mo.SAMPLE_RATE, 4 * mo.SAMPLE_RATE  # as s3tokenizer cuts
 
@@ -53,7 +54,7 @@ class CosyVoice2:
         self.session = _session(folder / NETWORK, device)
         extractor = files.need("transformers", self.name).WhisperFeatureExtractor
         self.features = extractor(feature_size=MELS)
-        self.table = read_table(folder / FLOW, self.name)
+        self.table = read_table(folder / FLOW, self.name, CODES)
         self.dim = self.table.shape[1]
         self.hash = files.hash_files([folder / NETWORK, folder / FLOW])
 
@@ -117,7 +118,7 @@ def _session(path, device):
     return onnxruntime.InferenceSession(str(path), options, providers=providers)
 
 
-def read_table(path, tokenizer):
+def read_table(path, tokenizer, codes):
     """`input_embedding.weight` [codes, width] f32 of an audio decoder's `flow.pt`.
 
     Only tensors are read; no code in the file runs.
@@ -133,9 +134,10 @@ def read_table(path, tokenizer):
             f"{path} is not a PyTorch file of plain tensors ({type(error).__name__})"
         ) from error
     table = state.get(TABLE) if isinstance(state, dict) else None
-    if table is None or table.ndim != 2:
+    if table is None or table.ndim != 2 or len(table) < codes:
+        came = "none" if table is None else list(table.shape)
         raise ValueError(
-            f"{path} holds no {TABLE} of [codes, width]; expected the flow decoder's "
-            f"checkpoint of {tokenizer}"
+            f"{path} holds no {TABLE} of [{codes}, width] ({came}); expected the flow "
+            f"decoder's checkpoint of {tokenizer}"
         )
     return table.float().numpy().copy()

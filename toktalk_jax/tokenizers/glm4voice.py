@@ -20,6 +20,12 @@ from toktalk_jax.tokenizers.stream import check_wave
 SOURCE = "the hub's THUDM/glm-4-voice-tokenizer and THUDM/glm-4-voice-decoder"
 FLOW = "flow.pt"
 WINDOW = 30 * mo.SAMPLE_RATE
+CONFIG = (
+    *("d_model", "encoder_attention_heads", "encoder_ffn_dim", "num_mel_bins"),
+    *("max_source_positions", "encoder_causal_convolution", "quantize_position"),
+    *("quantize_vocab_size", "quantize_causal_block_size", "pooling_position"),
+    "pooling_kernel_size",
+)
 PREFIXES = ("model.encoder.", "encoder.", "")
 
 
@@ -57,7 +63,7 @@ class Glm4Voice:
         config = json.loads((folder / "config.json").read_text())
         self.network = _load(folder / "model.safetensors", config).to(device)
         self.features = transformers.WhisperFeatureExtractor.from_pretrained(folder)
-        self.table = read_table(folder / FLOW, self.name)
+        self.table = read_table(folder / FLOW, self.name, config["quantize_vocab_size"])
         self.dim, self.device = self.table.shape[1], device
         self.hash = files.hash_files([folder / f for f in wanted])
 
@@ -101,6 +107,9 @@ def build(config):
     from transformers import WhisperConfig
     from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer
 
+    absent = [key for key in CONFIG if config.get(key) is None]
+    if absent:
+        raise ValueError(f"config.json says nothing of {', '.join(absent)}")
     keys = ("d_model", "encoder_attention_heads", "encoder_ffn_dim", "num_mel_bins")
     whisper = WhisperConfig(**{k: config[k] for k in keys}, encoder_layers=1)
     whisper._attn_implementation = "sdpa"

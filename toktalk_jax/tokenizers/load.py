@@ -23,7 +23,8 @@ def load(name, weights="", state="", device="cpu"):
       device: of those that run on PyTorch, ONNX Runtime or CTranslate2.
 
     Raises:
-      ValueError: no such tokenizer, or one that needs --weights got none.
+      ValueError: no such tokenizer, one that needs --weights got none, or weights that
+        are damaged or another model's.
       FileNotFoundError: weights are not there; says which, and where from.
       ImportError: what runs it is not installed; says how to install it.
     """
@@ -33,7 +34,16 @@ def load(name, weights="", state="", device="cpu"):
         return Causal(load(name.removesuffix(CAUSAL), weights, state, device))
     if name not in _LOADERS:
         raise ValueError(f"tokenizer is {name!r}; expected one of {sorted(_LOADERS)}")
-    return _LOADERS[name](weights, state, device)
+    try:
+        return _LOADERS[name](weights, state, device)
+    except (ValueError, OSError, ImportError):
+        raise
+    except Exception as error:  # of the many libraries that read weights
+        raise ValueError(
+            f"{name} could not be loaded from {str(weights) or 'its default'} on "
+            f"{device} ({type(error).__name__}: {str(error)[:300]}); are the files "
+            "whole, and is the device there?"
+        ) from error
 
 
 def _mel_rvq(weights, state, device):

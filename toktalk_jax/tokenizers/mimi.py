@@ -51,7 +51,7 @@ class Mimi:
         transformers = files.need("transformers", self.name)
         wanted = ["config.json", "model.safetensors"]
         folder = files.find(weights, wanted, self.name, f"the hub's {HUB}")
-        self.model = transformers.MimiModel.from_pretrained(folder).eval().to(device)
+        self.model = files.load_all(transformers.MimiModel, folder).to(device)
         # transformers 4 returns no key-value cache without this, and a stream without
         # one drifts from the second block on.
         self.model.config.use_cache = True

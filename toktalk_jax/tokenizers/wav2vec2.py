@@ -59,12 +59,13 @@ class SpeechFeatures:
             weights or HUBS[name], wanted, name, f"the hub's {HUBS[name]}"
         )
         model = {"wav2vec2": "Wav2Vec2Model", "hubert": "HubertModel"}[name]
-        model = getattr(transformers, model).from_pretrained(folder)
-        self.model = model.eval().to(device)
+        unused = ("masked_spec_embed",)  # training's
+        self.model = files.load_all(getattr(transformers, model), folder, unused)
+        self.model.to(device)
         self.extract = transformers.AutoFeatureExtractor.from_pretrained(folder)
         self.dim = self.model.config.hidden_size
-        kept = [f for f in (*wanted[:2], *wanted[2]) if (folder / f).is_file()]
-        self.hash = files.hash_files([folder / f for f in kept])
+        kept = [folder / wanted[0], folder / wanted[1]]
+        self.hash = files.hash_files([*kept, files.first_of(folder, wanted[2])])
 
     def embed(self, wave):
         """Sound [L] f32 in [-1, 1] at 16 kHz -> [4 ceil(L / 1280), dim] f32."""

@@ -44,6 +44,10 @@ def _fetch(hub_id, files, tokenizer, source):
         try:
             from huggingface_hub import snapshot_download
 
+            first = [one if isinstance(one, str) else one[0] for one in files]
+            folder = pathlib.Path(snapshot_download(hub_id, allow_patterns=first))
+            if all((folder / name).is_file() for name in first):
+                return folder
             return pathlib.Path(snapshot_download(hub_id, allow_patterns=wanted))
         except Exception as error:  # the hub's own errors share no base class
             reason = f"there is no such folder, and the hub said: {_short(error)}"
@@ -55,6 +59,32 @@ def _fetch(hub_id, files, tokenizer, source):
 
 def _short(error):
     return f"{type(error).__name__}: {error}".split("\n")[0][:200]
+
+
+def load_all(model_class, folder, unused=()):
+    """A transformers model from its folder, every one of its weights read.
+
+    Args:
+      unused: names of weights that may be missing, because nothing reads them.
+
+    Raises:
+      ValueError: weights are missing or misshapen; transformers alone would draw them
+        at random.
+    """
+    model, told = model_class.from_pretrained(folder, output_loading_info=True)
+    missing = sorted({*told["missing_keys"]} - {*unused})
+    missing += [str(key) for key in told.get("mismatched_keys", ())]
+    if missing:
+        raise ValueError(
+            f"{folder} lacks {len(missing)} weights of {model_class.__name__}, for "
+            f"example {', '.join(missing[:3])}: they are another model's"
+        )
+    return model.eval()
+
+
+def first_of(folder, names):
+    """The first of alternative files that is there."""
+    return next(folder / name for name in names if (folder / name).is_file())
 
 
 def hash_files(paths, *settings):

@@ -53,14 +53,13 @@ class Whisper:
         self._features = files.need("transformers", self.name).WhisperFeatureExtractor
         try:
             folder = files.find(folder, CTRANSLATE2, self.name, SOURCE)
-            wanted, load = CTRANSLATE2, _ctranslate2
+            kept, load = [folder / "model.bin"], _ctranslate2
         except FileNotFoundError:
             folder = files.find(folder, TRANSFORMERS, self.name, SOURCE)
-            wanted, load = (TRANSFORMERS[0], *TRANSFORMERS[1]), _transformers
+            kept, load = [files.first_of(folder, TRANSFORMERS[1])], _transformers
         self._encode, mels, self.dim = load(folder, device)
         self._features = self._features(feature_size=mels)
-        kept = [folder / f for f in wanted if (folder / f).is_file()]
-        self.hash = files.hash_files(kept)
+        self.hash = files.hash_files([folder / "config.json", *kept])
 
     def embed(self, wave):
         """Sound [L] f32 in [-1, 1] at 16 kHz -> [4 ceil(L / 1280), dim] f32."""
@@ -114,8 +113,8 @@ def _transformers(folder, device):
     """(mels [1, M, 3000] -> [1, 1500, D], M, D) by transformers."""
     torch = files.need("torch", "whisper")
     transformers = files.need("transformers", "whisper")
-    model = transformers.WhisperModel.from_pretrained(folder)
-    model = model.get_encoder().eval().to(device)
+    model = files.load_all(transformers.WhisperModel, folder)
+    model = model.get_encoder().to(device)
 
     def encode(mels):
         with torch.inference_mode():

@@ -1,7 +1,5 @@
 """FLAME coefficients from a tracker's npz file, brought to 25 fps."""
 
-import zipfile
-
 import numpy as np
 
 from toktalk_jax import motion as mo
@@ -26,9 +24,9 @@ def read_npz(path):
     try:
         with np.load(path, allow_pickle=False) as raw:
             arrays = {k: raw[k] for k in raw.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        fps = float(np.asarray(arrays.get("fps", mo.FPS)).item())
+    except Exception as error:  # a damaged zip may raise anything
         raise BadClip(f"{path.name} is not a whole npz file ({error})") from error
-    fps = float(arrays.get("fps", mo.FPS))
     return resample(to_motion(arrays), fps), identity(arrays.get("shape"))
 
 
@@ -62,9 +60,11 @@ def identity(shape):
     out = np.zeros(100, np.float32)
     if shape is not None:
         shape = np.asarray(shape, np.float32)
-        shape = shape.mean(0, np.float64) if shape.ndim == 2 else shape
-        if shape.ndim != 1:
+        if shape.ndim not in (1, 2) or not len(shape):
             raise BadClip(f"shape is {shape.shape}; expected [n] or [T, n]")
+        shape = shape.mean(0, np.float64) if shape.ndim == 2 else shape
+        if not np.isfinite(shape).all():
+            raise BadClip("shape holds NaN or Inf values")
         out[: len(shape)] = shape[:100]
     return out
 

@@ -83,7 +83,13 @@ def read(source, on_skip=lambda clip_id, reason: None, each=iter, seed=0):
 def _split(source, clips, seed):
     """{clip id: split} from the txt lists, or by speaker with DiffPoseTalk's rule."""
     lists = {split: source / name for split, name in LISTS.items()}
-    if all(path.is_file() for path in lists.values()):
+    there = [path for path in lists.values() if path.is_file()]
+    if there and len(there) < len(lists):
+        raise ValueError(
+            f"{source} holds {', '.join(path.name for path in there)} but not all of "
+            f"{', '.join(LISTS.values())}; a split needs all three, or none"
+        )
+    if there:
         return {
             line.strip(): split
             for split, path in lists.items()
@@ -126,12 +132,14 @@ def _open(source):
         clip_id, _, number = key.rpartition("/")
         if clip_id in segments and number.isdecimal():
             segments[clip_id].append(key)
+    for parts in segments.values():  # past 999 the order of text is another
+        parts.sort(key=lambda key: int(key.rpartition("/")[2]))
 
     def load(clip_id):
         with database.begin() as reading:
             values = [
                 _value(reading.get(key.encode()), key)
-                for key in (f"{clip_id}{ending}", *sorted(segments[clip_id]))
+                for key in (f"{clip_id}{ending}", *segments[clip_id])
             ]
         return _join(*values)
 
