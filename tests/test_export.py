@@ -13,6 +13,7 @@ import pytest
 from tests import tiny_corpus
 from toktalk_jax import motion as mo
 from toktalk_jax.data import augment, builder, schema, spool
+from toktalk_jax.data.tokenise import tokenise
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -217,7 +218,7 @@ def test_sound_after_a_token_does_not_reach_it(exported, examples):
     cut = 4 * mo.SAMPLES_PER_TOKEN
     raw.audio[cut:] = tiny_corpus.clip(1).audio[: len(raw.audio) - cut]
     kinds = builder.features(512, 2, True)
-    (tokenised,) = builder.tokenise([raw], tiny_corpus.tokenizer())
+    (tokenised,) = tokenise([raw], tiny_corpus.tokenizer())
     record = builder.serialise(raw, *tokenised, kinds)
     tokens = kinds.deserialize_example(record)["tokens"].numpy()
     before = examples["clip000"]["tokens"]
