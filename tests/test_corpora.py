@@ -98,6 +98,9 @@ def test_an_lmdb_of_twenty_speakers_reads_back(tmp_path, talkers):
     clips = [*hdtf_tfhp.read(tmp_path, lambda *line: skipped.append(line))]
     assert not skipped
     assert_read(clips, talkers)
+    begun = hdtf_tfhp.read(tmp_path)
+    next(begun)
+    begun.close()  # and with it the database
     of = {split: {c.speaker_id for c in clips if c.split == split} for split in SPLITS}
     assert [len(of[split]) for split in SPLITS] == [16, 2, 2]
     assert not of["train"] & of["test"] and not of["validation"] & of["test"]
@@ -362,6 +365,10 @@ def test_facegood_takes_the_largest_channel(tmp_path):
     (tmp_path / facegood.MAP).write_text('{"jawOpen": ["none"]}')
     with pytest.raises(ValueError, match=r"\['none'\]"):
         next(facegood.read(tmp_path))
+    for text, reason in (("[1]", "holds no dict"), ('{"a":', "is not JSON")):
+        (tmp_path / facegood.MAP).write_text(text)
+        with pytest.raises(ValueError, match=reason):
+            next(facegood.read(tmp_path))
     with pytest.raises(FileNotFoundError, match="blendshape_names"):
         next(facegood.read(tmp_path / "c"))
 

@@ -42,8 +42,8 @@ def read(source, on_skip=lambda clip_id, reason: None, each=iter):
                 f"no {name} in {source}; expected FACEGOOD's folder with {NAMES}, "
                 f"{MAP}, and a .flac and an .npz for each clip"
             )
-    channels = json.loads((source / NAMES).read_text())
-    groups = _groups(json.loads((source / MAP).read_text()), channels)
+    channels, mapping = _json(source / NAMES, list), _json(source / MAP, dict)
+    groups = _groups(mapping, channels)
     ids = sorted({p.stem for kind in ("*.flac", "*.npz") for p in source.glob(kind)})
     if not ids:
         raise FileNotFoundError(f"no clip (.flac with .npz) in {source}")
@@ -65,10 +65,21 @@ def read(source, on_skip=lambda clip_id, reason: None, each=iter):
         )
 
 
+def _json(path, kind):
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error})") from error
+    if not isinstance(value, kind) or not all(value):
+        raise ValueError(f"{path} holds no {kind.__name__} of names")
+    return value
+
+
 def _groups(mapping, channels):
     """{ARKit name: columns}."""
     unknown = {c for group in mapping.values() for c in group} - {*channels}
     unknown |= {*mapping} - {*mo.ARKIT_52}
+    unknown |= {name for name, group in mapping.items() if not group}
     if unknown:
         raise ValueError(f"{MAP} names {sorted(unknown)}, which nothing here knows")
     return {k: [channels.index(c) for c in group] for k, group in mapping.items()}

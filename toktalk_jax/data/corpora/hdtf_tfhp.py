@@ -6,6 +6,7 @@ frames at 25 fps. Pickles come from strangers: only NumPy arrays and plain conta
 are read. pose is the head's rotation, applied at the root, then the jaw's.
 """
 
+import contextlib
 import io
 import pathlib
 import pickle
@@ -44,40 +45,31 @@ def read(source, on_skip=lambda clip_id, reason: None, each=iter, seed=0):
       ImportError: lmdb is not installed.
     """
     source = pathlib.Path(source)
-    if (source / "data.mdb").is_file():
-        clips, load = _open(source)
-    else:
-        clips = sorted(
-            {
-                f"{path.parent.name}/{path.stem}"
-                for ending in ("wav", "flac", "npz")
-                for path in source.glob(f"*/*.{ending}")
-            }
-        )
-        load = lambda clip_id: _from_files(source / clip_id)  # noqa: E731
-    if not clips:
-        raise FileNotFoundError(
-            f"no clips in {source}; expected DiffPoseTalk's LMDB (data.mdb), or "
-            "person/video.wav with person/video.npz"
-        )
-    of_clip = _split(source, clips, seed)
-    for clip_id in each(clips):
-        try:
-            if clip_id not in of_clip:
-                raise BadClip(f"in none of {', '.join(LISTS.values())}")
-            audio, motion, shape = load(clip_id)
-        except (ValueError, OSError) as problem:
-            on_skip(clip_id, str(problem))
-            continue
-        yield RawClip(
-            clip_id=clip_id,
-            speaker_id=clip_id.split("/")[0],
-            corpus="hdtf_tfhp",
-            split=of_clip[clip_id],
-            audio=audio,
-            motion=motion,
-            shape=shape,
-        )
+    packed = (source / "data.mdb").is_file()
+    with _database(source) if packed else _folders(source) as (clips, load):
+        if not clips:
+            raise FileNotFoundError(
+                f"no clips in {source}; expected DiffPoseTalk's LMDB (data.mdb), or "
+                "person/video.wav with person/video.npz"
+            )
+        of_clip = _split(source, clips, seed)
+        for clip_id in each(clips):
+            try:
+                if clip_id not in of_clip:
+                    raise BadClip(f"in none of {', '.join(LISTS.values())}")
+                audio, motion, shape = load(clip_id)
+            except (ValueError, OSError) as problem:
+                on_skip(clip_id, str(problem))
+                continue
+            yield RawClip(
+                clip_id=clip_id,
+                speaker_id=clip_id.split("/")[0],
+                corpus="hdtf_tfhp",
+                split=of_clip[clip_id],
+                audio=audio,
+                motion=motion,
+                shape=shape,
+            )
 
 
 def _split(source, clips, seed):
@@ -102,13 +94,25 @@ def _split(source, clips, seed):
     return {clip_id: of_person[clip_id.split("/")[0]] for clip_id in clips}
 
 
+@contextlib.contextmanager
+def _folders(source):
+    """(clip ids in order, clip id -> (audio, motion, shape)) of plain folders."""
+    clips = {
+        f"{path.parent.name}/{path.stem}"
+        for ending in ("wav", "flac", "npz")
+        for path in source.glob(f"*/*.{ending}")
+    }
+    yield sorted(clips), lambda clip_id: _from_files(source / clip_id)
+
+
 def _from_files(stem):
     motion, shape = coefficients.read_npz(stem.with_name(f"{stem.name}.npz"))
     wav, flac = (stem.with_name(f"{stem.name}.{ending}") for ending in ("wav", "flac"))
     return read_audio(flac if flac.is_file() else wav), motion, shape
 
 
-def _open(source):
+@contextlib.contextmanager
+def _database(source):
     """(clip ids in order, clip id -> (audio, motion, shape)) of an LMDB."""
     try:
         import lmdb
@@ -143,7 +147,10 @@ def _open(source):
             ]
         return _join(*values)
 
-    return clips, load
+    try:
+        yield clips, load
+    finally:
+        database.close()  # LMDB refuses to open it twice in a process
 
 
 def _value(raw, key):
