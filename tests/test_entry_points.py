@@ -2,10 +2,12 @@
 
 import itertools
 import json
+import math
 import re
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -14,7 +16,7 @@ import soundfile
 
 from configs import small
 from tests.conftest import ROOT
-from toktalk_jax import evaluate, sample, train
+from toktalk_jax import evaluate, inputs, sample, train
 from toktalk_jax.data import pipeline
 from toktalk_jax.flame import assets
 from toktalk_jax.page import read_page
@@ -380,3 +382,28 @@ def test_a_killed_training_resumes(tiny_dataset, tmp_path, kills):
     a, b = (checkpoints.load(w).meta["hash"] for w in (killed, whole))
     assert a == b
     shutil.rmtree(killed)
+
+
+def test_tokens_that_look_ahead_cannot_stream_sound():
+    sampler = types.SimpleNamespace(chunk_frames=10)
+    facts = dict(name="whisper", rate_hz=50.0)
+    whole = types.SimpleNamespace(**facts, lookahead_s=math.inf)
+    with pytest.raises(
+        ValueError, match=r"whisper looks inf s ahead.*0.40 s.*--causal"
+    ):
+        sample.stream_audio(sampler, whole, np.zeros(9000, "f4"), None, None)
+    longer = types.SimpleNamespace(**facts, lookahead_s=0.8)
+    with pytest.raises(ValueError, match="looks 0.8 s ahead"):
+        sample.stream_audio(sampler, longer, np.zeros(9000, "f4"), None, None)
+
+
+def test_the_tokenizer_must_be_the_models_own():
+    shipped = checkpoints.load("small")
+    assert inputs.load_tokenizer(shipped).name == "mel_rvq"
+    other = shipped.dataset | {"tokenizer_hash": "123456789abc"}
+    bundle = shipped._replace(dataset=other)
+    with pytest.raises(ValueError, match="other mel_rvq weights .*(123456789abc)"):
+        inputs.load_tokenizer(bundle)
+    bundle = shipped._replace(dataset=other | {"tokenizer": "hibari"})
+    with pytest.raises(ValueError, match="no recording has; give --text"):
+        inputs.load_tokenizer(bundle)
