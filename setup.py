@@ -17,6 +17,8 @@ FEATURES = [
     "onnxruntime>=1.20",
 ]
 CORPORA = ["lmdb>=1.6"]
+BEAM = ["apache-beam>=2.70"]
+TRACK = ["mediapipe>=1.2", "av>=14"]
 DEMO = ["hibari-tts>=0.2.1", "onnx>=1.17", "onnxruntime>=1.20"]
 
 setup(
@@ -65,11 +67,15 @@ setup(
         "lyra": ["ai-edge-litert>=2.0"],
         "tokenizers": ["torch>=2.11", "safetensors>=0.4", *FEATURES],
         "corpora": CORPORA,
+        "beam": BEAM,
+        "track": TRACK,
         "demo": DEMO,
         "test": [
             *DEMO,
             *FEATURES,
             *CORPORA,
+            *BEAM,
+            *TRACK,
             "ai-edge-litert>=2.0",
             "pytest>=8",
             "pytest-timeout>=2.3",

@@ -269,16 +269,21 @@ def test_plain_folders_read_as_the_lmdb_does(tmp_path, talkers):
 
 @pytest.fixture()
 def actors(tmp_path):
+    return make_ravdess(tmp_path)
+
+
+def make_ravdess(source):
+    """Sixteen clips of eight actors in RAVDESS' layout."""
     rng = np.random.default_rng(1)
     for actor in range(1, 9):
-        folder = tmp_path / f"Actor_{actor:02d}"
-        folder.mkdir()
+        folder = source / f"Actor_{actor:02d}"
+        folder.mkdir(parents=True)
         for emotion, intensity in ((1, 1), (5, 2)):
             stem = f"03-01-{emotion:02d}-{intensity:02d}-01-02-{actor:02d}"
             soundfile.write(folder / f"{stem}.wav", noise(rng, 30), mo.SAMPLE_RATE)
             motion = rng.standard_normal((36, mo.F)).astype("f4")
             np.savez(folder / f"{stem}.npz", motion=motion, fps=30.0)
-    return tmp_path
+    return source
 
 
 def test_ravdess_by_its_names(actors):

@@ -145,7 +145,7 @@ def test_streaming_a_trained_model_costs_little(tmp_path):
     clips = [following(k) for k in range(60)]
     config.dataset = str(tmp_path / "data")
     builder.export(
-        lambda on_skip: clips,
+        lambda on_skip, each: each(clips),
         config.dataset,
         mel_rvq.fit([c.audio for c in clips], books=2, size=16, min_tokens=1),
         about=tiny_corpus.ABOUT,

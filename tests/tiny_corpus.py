@@ -44,10 +44,10 @@ def clip(k, frames=None):
 
 
 def read(count=15, stop_after=None):
-    """on_skip -> clips; one in the middle cannot be used, and one is reported."""
+    """A reader of clips; one in the middle cannot be used, and one is reported."""
 
-    def clips(on_skip):
-        for k in range(count):
+    def clips(on_skip, each=iter):
+        for k in each(range(count)):
             if k == stop_after:
                 raise KeyboardInterrupt
             made = clip(k)
@@ -73,7 +73,7 @@ def contents(out):
 
 def killed_export(out, stage, count):
     """Export in this process and kill -9 it after `count` clips or shards."""
-    append, write_shard = spool._append, builder._write_shard
+    append, write_shard = spool._append, builder.write_shard
     left = [count]
 
     def after(call):
@@ -88,5 +88,5 @@ def killed_export(out, stage, count):
     if stage == "clips":
         spool._append = after(append)
     else:
-        builder._write_shard = after(write_shard)
+        builder.write_shard = after(write_shard)
     export(out)

@@ -19,10 +19,10 @@ per hour of sound: 3.6e3 * rate_hz * 4 * (dim + num_codes) / 1e6, so mimi and me
 """
 
 import argparse
-import dataclasses
-import hashlib
+import functools
 import itertools
 import pathlib
+import shlex
 
 import numpy as np
 from absl import logging
@@ -31,195 +31,12 @@ from tqdm import tqdm
 import toktalk_jax
 from toktalk_jax import motion as mo
 from toktalk_jax.tokenizers import load
+from tools.export_sources import CORPORA
 
 STATE = "tokenizer_state.npz"
 SHIPPED_STATE = pathlib.Path(toktalk_jax.__file__).parent / "checkpoints/small" / STATE
 FIT_TOKENS = 20_000  # fewer leave most rows of the later codebooks unused
 DEAD_METRES = 1e-5
-
-
-def performer_corpus(args, head):
-    """(read, facts) of the performer: made on the spot, split by style seed."""
-    from toktalk_jax.data.corpora import performer
-
-    _refuse_other_head(head)
-    facts = {
-        "split_rule": "by style seed",
-        "source_fps": mo.FPS,
-        "asked_seconds": args.seconds,
-    }
-
-    def read(on_skip, each=iter):
-        return each(performer.read(args.seconds, args.seed))
-
-    return read, facts
-
-
-def _refuse_other_head(head, what="the performer"):
-    if head.name != "stand_in":
-        raise ValueError(
-            f"--head does not go with {what}: its motion is made for the "
-            f"stand-in's expressions, not for those of {head.name!r}"
-        )
-
-
-def facegood_corpus(args, head):
-    """(read, facts) of FACEGOOD's animation, on the stand-in head."""
-    from toktalk_jax.data.corpora import facegood
-
-    _refuse_other_head(head, "facegood")
-    facts = {"split_rule": "by clip, seeded", "source_fps": 30}
-    facts["source"] = _fingerprint(_source(args))
-
-    def read(on_skip, each=iter):
-        return facegood.read(_source(args), on_skip, each)
-
-    return read, facts
-
-
-def ravdess_corpus(args, head):
-    """(read, facts) of RAVDESS with a tracker's coefficients."""
-    from toktalk_jax.data.corpora import ravdess
-
-    _want_head(args)
-    facts = {"split_rule": "by actor, seeded", "source_fps": mo.FPS}
-    facts["source"] = _fingerprint(_source(args))
-
-    def read(on_skip, each=iter):
-        return ravdess.read(_source(args), on_skip, each)
-
-    return read, facts
-
-
-def hdtf_tfhp_corpus(args, head):
-    """(read, facts) of HDTF and TFHP, as an LMDB or as folders."""
-    from toktalk_jax.data.corpora import hdtf_tfhp
-
-    _want_head(args)
-    facts = {
-        "split_rule": "by speaker: the lists in the folder, or seeded 460/64/64",
-        "source_fps": mo.FPS,
-        "head_joint": hdtf_tfhp.HEAD_JOINT,
-        "source": _fingerprint(_source(args)),
-    }
-
-    def read(on_skip, each=iter):
-        return hdtf_tfhp.read(_source(args), on_skip, each, args.seed)
-
-    return read, facts
-
-
-def _source(args):
-    if not args.source or not pathlib.Path(args.source).is_dir():
-        raise ValueError(
-            f"--corpus {args.corpus} needs --source, its folder; {args.source!r} is "
-            "none"
-        )
-    return args.source
-
-
-def _fingerprint(folder):
-    """12 hex digits over the names and sizes of a corpus' files, and its lists' lines.
-
-    So an export that goes on is refused when it would go on with another corpus.
-    """
-    folder, digest = pathlib.Path(folder), hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        if path.name == "lock.mdb":  # a reader's, not the corpus'
-            continue
-        name = path.relative_to(folder).as_posix()
-        digest.update(f"{name} {path.stat().st_size}\n".encode())
-        if path.suffix in (".txt", ".json"):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def _want_head(args):
-    if not args.head:
-        raise ValueError(
-            f"--corpus {args.corpus} holds coefficients of a head model that nobody "
-            "may ship: name its file with --head FLAME.pkl, or say --head stand_in if "
-            "they are the stand-in's"
-        )
-
-
-def grid_corpus(args, head):
-    """(read, facts) of GRID: tracked faces, or the performer acting its sound."""
-    from toktalk_jax.data.corpora import grid
-    from toktalk_jax.flame import fit
-
-    rule = args.corpus.partition(":")[2] or "clip"
-    if not args.source:
-        raise ValueError("--corpus grid needs --source, a talker's folder or several")
-    cache = args.fit_cache or pathlib.Path(args.out).with_name("fit_cache")
-
-    def read(on_skip, each=iter):
-        clips = grid.read(
-            args.source,
-            on_skip,
-            split=rule,
-            cache=cache,
-            head=head,
-            progress=lambda ids: tqdm(ids, desc="fit faces", unit="clip"),
-            each=each,
-        )
-        if args.perform_styles:
-            return _performed(clips, args.perform_styles, args.seed, on_skip)
-        return clips
-
-    facts = {
-        "split_rule": f"grid by {rule}",
-        "source_fps": mo.FPS,
-        "talkers": grid.source_hashes(args.source),
-    }
-    if args.perform_styles:
-        _refuse_other_head(head)
-        facts["corpus"] = "grid_performer"
-        return read, facts | {"perform_styles": args.perform_styles}
-    return read, facts | {"motion_fit": fit.version(head)}
-
-
-def _performed(clips, styles, seed, on_skip):
-    """The same sound, acted by the performer in one of `styles` styles.
-
-    A style keeps the split that it has in the performer's own corpus, so what is held
-    out there is held out here.
-    """
-    from toktalk_jax.data.corpora import performer
-
-    rule = performer.SPLITS
-    of_split = {
-        split: [k for k in range(styles) if rule[k % len(rule)] == split]
-        for split in set(rule)
-    }
-    if not all(of_split.values()):
-        raise ValueError(f"--perform_styles is {styles}; give at least {len(rule)}")
-    for clip in clips:
-        draw = int.from_bytes(hashlib.sha256(clip.clip_id.encode()).digest()[:4], "big")
-        choice = of_split[clip.split]
-        style = choice[draw % len(choice)]
-        try:
-            motion = performer.perform_words(
-                clip.audio, clip.phonemes, performer.draw_style(style), [seed, draw]
-            )
-        except ValueError as error:
-            on_skip(clip.clip_id, str(error))
-            continue
-        yield dataclasses.replace(
-            clip,
-            speaker_id=f"style-{style:03d}",
-            corpus="grid_performer",
-            motion=motion,
-        )
-
-
-CORPORA = {
-    "performer": performer_corpus,
-    "grid": grid_corpus,
-    "hdtf_tfhp": hdtf_tfhp_corpus,
-    "ravdess": ravdess_corpus,
-    "facegood": facegood_corpus,
-}
 
 
 def mel_rvq_tokenizer(args, read):
@@ -229,10 +46,10 @@ def mel_rvq_tokenizer(args, read):
 
     state = pathlib.Path(args.out) / STATE
     if args.fit_tokenizer and not state.exists():
-        every = lambda on_skip: itertools.chain(  # noqa: E731
-            read(on_skip), _fit_speech(args.fit_performer, args.seed)
-        )
-        tasks = spool.jobs(every, args.augment, args.seed, lambda clip_id, reason: None)
+        nothing = lambda clip_id, reason: None  # noqa: E731
+        more = _fit_speech(args.fit_performer, args.seed)
+        clips = itertools.chain(read(nothing), more)
+        tasks = spool.jobs(clips, args.augment, args.seed, nothing)
         waves = (make().audio for _, split, make in tasks if split == "train")
         return mel_rvq.fit(waves, seed=args.seed, min_tokens=FIT_TOKENS)
     if args.fit_tokenizer:
@@ -259,8 +76,25 @@ def make_tokenizer(args, read):
     """The tokenizer that the command line names, or its refusal."""
     if args.tokenizer == "mel_rvq" and not args.causal:
         return mel_rvq_tokenizer(args, read)
+    return _load(args, SHIPPED_STATE)
+
+
+def _load(args, state):
     name = args.tokenizer + (load.CAUSAL if args.causal else "")
-    return load.load(name, args.weights, SHIPPED_STATE, args.device)
+    return load.load(name, args.weights, state, args.device)
+
+
+def open_work(args):
+    """(read, tokenizer) of these arguments, in a worker process."""
+    read, _ = CORPORA[args.corpus.partition(":")[0]](args, _head(args))
+    kept = pathlib.Path(args.out) / STATE
+    return read, _load(args, kept if kept.exists() else SHIPPED_STATE)
+
+
+def _head(args):
+    from toktalk_jax.flame.assets import load_head
+
+    return load_head(None if args.head in ("", "stand_in") else args.head)
 
 
 def dead_below(head):
@@ -277,7 +111,6 @@ def dead_below(head):
 def export(args):
     """Export as the command line says; returns the metadata."""
     from toktalk_jax.data import builder
-    from toktalk_jax.flame.assets import load_head
 
     name = args.corpus.partition(":")[0]
     if name not in CORPORA:
@@ -287,7 +120,7 @@ def export(args):
             "hibari tokens are the synthesizer's states while it speaks: they go with "
             "--corpus performer, and without --augment, which changes the voice"
         )
-    head = load_head(None if args.head in ("", "stand_in") else args.head)
+    head = _head(args)
     read, facts = CORPORA[name](args, head)
     tokenizer = make_tokenizer(args, _with_progress(read, "fit tokenizer"))
     out = pathlib.Path(args.out)
@@ -307,14 +140,51 @@ def export(args):
         seed=args.seed,
         with_audio=args.with_audio,
         strict=args.strict,
+        shards=_shards(args.shards),
+        run=_beam(args, read, tokenizer) if args.runner == "beam" else None,
     )
 
 
 def _with_progress(read, label):
-    def each(clips):
-        return tqdm(clips, desc=label, unit="clip", mininterval=1)
+    def shown(items):
+        return tqdm(items, desc=label, unit="clip", mininterval=1)
 
-    return lambda on_skip: read(on_skip, each)
+    return lambda on_skip, each=iter: read(on_skip, lambda items: each(shown(items)))
+
+
+def _shards(text):
+    """{split: count} of "8,2,2"."""
+    counts = text.split(",")
+    if len(counts) != 3 or not all(c.isdecimal() and int(c) > 0 for c in counts):
+        raise ValueError(
+            f"--shards is {text!r}; expected how many each of train, validation and "
+            "test has, such as 8,2,2"
+        )
+    return dict(zip(("train", "validation", "test"), map(int, counts), strict=True))
+
+
+def _beam(args, read, tokenizer):
+    """What makes the shards under Apache Beam."""
+    from toktalk_jax.data import beam
+
+    # By this module's own name: workers cannot import what ran as __main__.
+    from tools.export_tokens import open_work as work
+
+    if args.fit_cache:
+        raise ValueError(
+            "--fit_cache does not go with --runner beam: each worker fits the clips "
+            "that it reads"
+        )
+    if args.device != "cpu" and not args.pipeline_options:
+        raise ValueError(
+            "--runner beam on this machine has a process per core, which would share "
+            f"{args.device}; say --pipeline_options, or leave out --runner"
+        )
+    flags = shlex.split(args.pipeline_options)
+    here = {"out": str(pathlib.Path(args.out).resolve())}
+    here["source"] = args.source and str(pathlib.Path(args.source).resolve())
+    there = argparse.Namespace(**vars(args) | here)
+    return beam.runner(functools.partial(work, there), read, tokenizer, flags)
 
 
 def _keep_state(tokenizer, path):
@@ -384,6 +254,24 @@ def parser():
     )
     p.add_argument("--seed", type=int, default=0, help="of performer and augmentation")
     p.add_argument("--head", default="", help="FLAME file, or stand_in")
+    p.add_argument(
+        "--shards",
+        default="8,2,2",
+        help="of train, validation and test; some 200 MB a shard read best",
+    )
+    p.add_argument(
+        "--runner",
+        default="local",
+        choices=("local", "beam"),
+        help="beam: the same work, and the same shards, by Apache Beam",
+    )
+    p.add_argument(
+        "--pipeline_options",
+        default="",
+        help='Beam\'s, such as "--runner=FlinkRunner --flink_master=HOST:8081"; none: '
+        "a process per core here. Every worker must see --source and --out, and have "
+        "this repository on its PYTHONPATH",
+    )
     return p
 
 

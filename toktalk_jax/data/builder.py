@@ -43,12 +43,12 @@ def export(
     with_audio=False,
     strict=False,
     shards=SHARDS,
+    run=None,
 ):
     """Export a corpus, or finish an export that was interrupted.
 
     Args:
-      read: on_skip -> iterable of `schema.RawClip`, in the same order every time; it
-        calls on_skip(clip_id, reason) for what it cannot read.
+      read: (on_skip, each) -> iterable of `schema.RawClip`, see `spool.encoded`.
       out: dataset directory, made if need be.
       tokenizer: see `tokenizers.load`.
       about: facts for metadata.json: corpus, split_rule, source_fps, head_joint,
@@ -59,6 +59,8 @@ def export(
       with_audio: keep the sound, as int16.
       strict: a clip that cannot be used is an error, not a line in skipped.jsonl.
       shards: shards per split.
+      run: None makes the shards in this process; else it is called with (out, settings)
+        and makes them elsewhere, as `beam.runner` does.
 
     Returns:
       The metadata, as in metadata.json.
@@ -76,20 +78,28 @@ def export(
         finished = spool.begin(out, plan)
         if finished:
             return finished
-        spool.fill(
-            read,
-            out,
-            lambda clips: serialise_all(clips, tokenizer, kinds),
-            shards=shards,
-            augment=augment,
-            seed=seed,
-            strict=strict,
-            group=GROUP * tokenizer.batch if tokenizer.batch > 1 else 1,
-        )
+        if run is None:
+            spool.fill(
+                read,
+                out,
+                lambda clips: serialise_all(clips, tokenizer, kinds),
+                shards=shards,
+                augment=augment,
+                seed=seed,
+                strict=strict,
+                group=group_of(tokenizer),
+            )
+        else:
+            run(out, settings | {"strict": strict})
         _write_shards(out, shards)
         metadata = _describe(out, plan, kinds, dead_below)
         shutil.rmtree(out / spool.FOLDER)
     return metadata
+
+
+def group_of(tokenizer):
+    """Items whose clips are sorted by length and tokenised together."""
+    return GROUP * tokenizer.batch if tokenizer.batch > 1 else 1
 
 
 def _plan(about, tokenizer, settings):
@@ -187,18 +197,19 @@ def read_shard(path, kinds):
 def _write_shards(out, shards):
     for split, count in shards.items():
         spools = [spool.path_of(out, split, k) for k in range(count)]
-        finals = [out / spool.shard_name(split, k, count) for k in range(count)]
+        finals = [spool.shard_path(out, split, k, shards) for k in range(count)]
         if not any(path.exists() for path in (*spools, *finals)):
             continue  # nothing fell into this split
         for source, final in zip(spools, finals, strict=True):
             if not final.exists():
                 records = dict(spool.read_spool(source)) if source.exists() else {}
-                _write_shard(final, records)
+                write_shard(final, records)
             source.unlink(missing_ok=True)
 
 
-def _write_shard(final, records):
-    temporary = final.with_name(f"{final.name}.tmp")
+def write_shard(final, records, temporary=None):
+    """Write {clip id: record bytes} under a temporary name, then rename it."""
+    temporary = temporary or final.with_name(f"{final.name}.tmp")
     try:
         with tf.io.TFRecordWriter(str(temporary)) as writer:
             for clip_id in sorted(records):

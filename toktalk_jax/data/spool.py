@@ -21,6 +21,7 @@ SPLITS = ("train", "validation", "test")
 FOLDER = "spool"
 _PLAN = "plan.json"
 _COMPLETE = "complete"  # every clip was read
+TWICE = "another clip has the same clip_id"
 _HEADER = struct.Struct("<IIH")  # crc32, bytes of the record, bytes of the clip id
 
 
@@ -33,6 +34,11 @@ def shard_of(clip_id, count):
 def shard_name(split, index, count):
     """TFDS's own file name of a shard."""
     return f"{NAME}-{split}.tfrecord-{index:05d}-of-{count:05d}"
+
+
+def shard_path(out, split, index, shards):
+    """Where a shard lies when it is finished; `shards` per split."""
+    return out / shard_name(split, index, shards[split])
 
 
 def path_of(out, split, index):
@@ -97,97 +103,112 @@ def fill(read, out, encode, *, shards, augment, seed, strict, group=1):
     """Append every clip that is not yet done to the spools, then skipped.jsonl.
 
     Args:
-      read: on_skip -> iterable of `schema.RawClip`, in the same order every time.
-      encode: list of RawClip -> for each its record bytes, or the BadClip it is.
+      read, encode, group: see `encoded`.
       shards: shards per split.
       augment, seed: copies of each train clip, by `augment.augment`.
       strict: raise on the first clip that cannot be used.
-      group: clips given to `encode` together. Who shares a group depends on the
-        reader's order alone, and a group with anything missing is encoded whole, so
-        that bytes do not depend on interruptions.
 
     Raises:
       schema.BadClip: with `strict`.
     """
     if (out / FOLDER / _COMPLETE).exists():
         return
-    skipped, before = [], _skipped_before(out)
-
-    def on_skip(clip_id, reason):
-        if strict:
-            raise schema.BadClip(f"{clip_id}: {reason}")
-        skipped.append(json.dumps({"clip": clip_id, "reason": str(reason)}) + "\n")
-
-    done = set()
+    skipped, done, seen, files = [], set(), set(), {}
+    on_skip = skipper(skipped, strict)
     for path in sorted((out / FOLDER).glob("*.spool")):
         _cut_torn_tail(path)
         done.update(clip_id for clip_id, _ in read_spool(path))
+
+    def wanted(clip_id, split):
+        return (
+            clip_id not in done
+            and not shard_path(
+                out, split, shard_of(clip_id, shards[split]), shards
+            ).exists()
+        )
+
     with contextlib.ExitStack() as stack:
-        files = {}
-        every = _once(jobs(read, augment, seed, on_skip), on_skip)
-        while members := list(itertools.islice(every, group)):
-            missing = {}
-            for clip_id, split, _ in members:
-                index = shard_of(clip_id, shards[split])
-                if (out / shard_name(split, index, shards[split])).exists():
-                    skipped += before.get(clip_id, [])  # not tried again
-                elif clip_id not in done:
-                    missing[clip_id] = path_of(out, split, index)
-            if not missing:
-                continue
-            for clip_id, record in _encoded(members, encode):
-                if clip_id not in missing:
-                    continue
-                if isinstance(record, schema.BadClip):
-                    on_skip(clip_id, str(record))
-                    continue
-                path = missing[clip_id]
+        for clip_id, split, record in encoded(
+            read, encode, wanted, on_skip, group=group, augment=augment, seed=seed
+        ):
+            if clip_id in seen:
+                on_skip(clip_id, TWICE)
+            elif isinstance(record, schema.BadClip):
+                on_skip(clip_id, record)
+            elif record is not None:
+                path = path_of(out, split, shard_of(clip_id, shards[split]))
                 if path not in files:
                     files[path] = stack.enter_context(open(path, "ab"))
                 _append(files[path], clip_id, record)
-    write_text(out / "skipped.jsonl", "".join(dict.fromkeys(skipped)))
+            seen.add(clip_id)
+    write_skipped(out, skipped)
     write_text(out / FOLDER / _COMPLETE, "")
 
 
-def _once(members, on_skip):
-    """The jobs, each clip id once."""
-    seen = set()
-    for member in members:
-        if member[0] in seen:
-            on_skip(member[0], "another clip has the same clip_id")
-            continue
-        seen.add(member[0])
-        yield member
+def encoded(read, encode, wanted, on_skip, *, group, augment, seed, part=(0, None)):
+    """Every clip of a corpus, or of a part of it, in the reader's order.
+
+    Args:
+      read: (on_skip, each) -> iterable of `schema.RawClip`, in the same order every
+        time. It calls on_skip(clip_id, reason) for what it cannot read; of its items
+        (files, keys) it reads those that each(items) gives, when a clip is asked for.
+      encode: list of RawClip -> for each its record bytes, or the BadClip it is.
+      wanted: (clip_id, split) -> whether its record is to be made.
+      on_skip: what `read` is given.
+      group: items whose clips are given to `encode` together. A group with anything
+        wanted is encoded whole, so that bytes depend neither on interruptions nor on
+        who reads which part; in a group of one each clip stands for itself.
+      augment, seed: as for `fill`.
+      part: first item and the one after the last; the first is a multiple of `group`.
+
+    Yields:
+      (clip_id, split, record bytes, or the BadClip it is, or None if not wanted). A
+      clip id that comes twice is yielded twice; the first counts.
+    """
+    at, (start, stop) = -1, part
+
+    def each(items):
+        nonlocal at
+        for item in items:
+            at += 1
+            if stop is not None and at >= stop:
+                return
+            if at >= start:
+                yield item
+
+    every = jobs(read(on_skip, each), augment, seed, on_skip)
+    for _, members in itertools.groupby(every, lambda _: at // group):
+        members = list(members)
+        asked = [wanted(clip_id, split) for clip_id, split, _ in members]
+        made = asked if group == 1 else [any(asked)] * len(asked)
+        makers = itertools.compress([make for _, _, make in members], made)
+        records = _encoded(makers, encode)
+        for (clip_id, split, _), ask, it in zip(members, asked, made, strict=True):
+            record = next(records) if it else None
+            yield clip_id, split, record if ask else None
 
 
-def _encoded(members, encode):
-    """(clip id, record bytes or BadClip) of a group of jobs, in their order."""
-    made = {}
-    for clip_id, _, make in members:
+def _encoded(makers, encode):
+    """Record bytes or BadClip of each maker of a clip, in order."""
+    made = []
+    for make in makers:
         try:
-            made[clip_id] = make()
+            made.append(make())
         except schema.BadClip as error:
-            made[clip_id] = error
-    clips = [clip for clip in made.values() if not isinstance(clip, schema.BadClip)]
+            made.append(error)
+    clips = [clip for clip in made if not isinstance(clip, schema.BadClip)]
     records = iter(encode(clips))
-    for clip_id, clip in made.items():
-        yield clip_id, clip if isinstance(clip, schema.BadClip) else next(records)
+    for clip in made:
+        yield clip if isinstance(clip, schema.BadClip) else next(records)
 
 
-def _skipped_before(out):
-    """{clip id: [its line]} of the skipped.jsonl of an earlier export here."""
-    path = out / "skipped.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return {json.loads(line)["clip"]: [line] for line in lines}
-
-
-def jobs(read, copies, seed, on_skip):
+def jobs(clips, copies, seed, on_skip):
     """What an export holds: each checked clip, a train clip's copies after it.
 
     Yields:
       (clip_id, split, make); make() -> RawClip does the work, and may raise BadClip.
     """
-    for clip in read(on_skip):
+    for clip in clips:
         try:
             checked = schema.check_clip(clip)
             if clip.split not in SPLITS:
@@ -206,6 +227,40 @@ def jobs(read, copies, seed, on_skip):
 def _copy_maker(clip, seed, k):
     # Made only when wanted: a resumed export skips the work, not just the writing.
     return lambda: schema.check_clip(augmentation.augment(clip, seed, k))
+
+
+def count_items(read):
+    """Items that a reader reads one by one, or None where it cannot tell beforehand."""
+    counts = []
+
+    def none_of(items):
+        counts.append(len(items) if hasattr(items, "__len__") else None)
+        return ()
+
+    for _ in read(lambda clip_id, reason: None, none_of):
+        raise ValueError("the reader does not read what each(items) gives it")
+    return None if None in counts else sum(counts)
+
+
+def skipper(lines, strict):
+    """on_skip that appends a line of skipped.jsonl, or with `strict` raises."""
+
+    def on_skip(clip_id, reason):
+        if strict:
+            raise schema.BadClip(f"{clip_id}: {reason}")
+        lines.append(json.dumps({"clip": clip_id, "reason": str(reason)}) + "\n")
+
+    return on_skip
+
+
+def write_skipped(out, lines):
+    """skipped.jsonl: these lines, and what an earlier export of `out` skipped.
+
+    A clip of a finished shard is not tried again, so its old line is all there is.
+    """
+    path = out / "skipped.jsonl"
+    before = path.read_text().splitlines(keepends=True) if path.exists() else []
+    write_text(path, "".join(sorted({*before, *lines})))
 
 
 def _append(file, clip_id, record):

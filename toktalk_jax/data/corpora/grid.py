@@ -4,6 +4,7 @@ Cooke, Barker, Cunningham and Shao (2006), Zenodo 3625687. `grid_talker` says wh
 talker's folder holds. Every clip has 74 or 75 frames, one of them past the sound's end.
 """
 
+import functools
 import hashlib
 import importlib.resources
 import json
@@ -202,22 +203,17 @@ def read(
     for folder, name in zip(folders, names, strict=True):
         talker = open_talker(folder)
         splits = split_of(talker, split, names)
-        if cache is not None:
-            many = len(folders) > 1 or pathlib.Path(cache).suffix != ".npz"
-            kept = pathlib.Path(cache) / f"grid_{name}_fit.npz" if many else cache
-            motion = fit_talker(talker, head, kept, progress)
-        else:
-            neutral, rig = talker_neutral(talker), fit.prepare(head)
+        kept = cache
+        if cache and (len(folders) > 1 or pathlib.Path(cache).suffix != ".npz"):
+            kept = pathlib.Path(cache) / f"grid_{name}_fit.npz"
+        motion_of = _fitted(talker, head, kept, progress)
         for clip_id in each(talker.clip_ids if clips is None else clips):
             try:
                 audio = _usable(talker, clip_id)
             except BadClip as problem:
                 on_skip(f"{name}/{clip_id}", str(problem))
                 continue
-            if cache is not None:
-                own = motion[clip_frames(talker, clip_id)]
-            else:
-                own = fit_clip(talker, clip_id, rig, neutral).motion
+            own = motion_of(clip_id)
             yield RawClip(
                 clip_id=f"{name}/{clip_id}",
                 speaker_id=name,
@@ -227,6 +223,15 @@ def read(
                 motion=fit.smooth(own) if filtered else own,
                 phonemes=tuple(talker.words.get(clip_id, ())),
             )
+
+
+def _fitted(talker, head, cache, progress):
+    """clip id -> unfiltered motion [T, 56], from the cache or fitted when asked for."""
+    if cache:
+        motion = fit_talker(talker, head, cache, progress)
+        return lambda clip_id: motion[clip_frames(talker, clip_id)]
+    face = functools.cache(lambda: (fit.prepare(head), talker_neutral(talker)))
+    return lambda clip_id: fit_clip(talker, clip_id, *face()).motion
 
 
 def _usable(talker, clip_id):

@@ -1,0 +1,164 @@
+"""Export under Apache Beam: the shards of an export without it, whatever happens."""
+
+import functools
+import json
+import sys
+
+import pytest
+
+from tests import test_corpora, tiny_corpus
+from tests.test_export import Batching
+from toktalk_jax.data import builder, schema, spool
+from tools import export_tokens
+
+CLIPS = 40
+IN_PROCESS = ("--runner=DirectRunner", "--direct_running_mode=in_memory")
+
+
+def twice(on_skip, each=iter):
+    """`tiny_corpus.read`, and clips at its end whose ids came before."""
+    yield from tiny_corpus.read(CLIPS)(on_skip, each)
+    for k in each([7, 11]):  # the first of them is the one that cannot be used
+        yield tiny_corpus.clip(k)
+
+
+def open_work(kind):
+    """(read, tokenizer), as a worker opens them."""
+    return twice, Batching() if kind == "batching" else tiny_corpus.tokenizer()
+
+
+def export(out, kind="plain", beam=None, **options):
+    settings = {"about": tiny_corpus.ABOUT, "shards": tiny_corpus.SHARDS, "augment": 1}
+    read, tokenizer = open_work(kind)
+    run = beam and beam.runner(
+        functools.partial(open_work, kind), read, tokenizer, IN_PROCESS
+    )
+    return builder.export(read, out, tokenizer, run=run, **settings | options)
+
+
+@pytest.fixture(scope="module")
+def beam():
+    pytest.importorskip("apache_beam")
+    from toktalk_jax.data import beam
+
+    return beam
+
+
+@pytest.mark.parametrize("kind", ["plain", "batching"])
+def test_same_shards_as_one_process(beam, tmp_path, kind):
+    """Also with a tokenizer whose tokens show who shared their batch."""
+    local = export(tmp_path / "local", kind)
+    assert export(tmp_path / "beam", kind, beam) == local
+    found = tiny_corpus.contents(tmp_path / "beam")
+    assert found == tiny_corpus.contents(tmp_path / "local")
+    lines = [json.loads(s) for s in found["skipped.jsonl"].splitlines()]
+    reasons = {line["clip"]: line["reason"] for line in lines}
+    assert reasons["clip011"] == spool.TWICE and "clip004b" in reasons
+
+
+def test_a_failed_pipeline_goes_on(beam, tmp_path, monkeypatch):
+    """Finished shards stay, either runner goes on, and nothing skipped is lost."""
+    write, left = builder.write_shard, [3]
+
+    def three_then_stop(*args):
+        if not left[0]:
+            raise OSError("the rack caught fire")
+        left[0] -= 1
+        write(*args)
+
+    monkeypatch.setattr(builder, "write_shard", three_then_stop)
+    for name in ("here", "there"):
+        left[0] = 3
+        with pytest.raises(beam.PipelineFailed, match="caught fire.*same export"):
+            export(tmp_path / name, beam=beam)
+    monkeypatch.setattr(builder, "write_shard", write)
+    done = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/*.tfrecord-*")}
+    assert len(done) == 6 and not [*tmp_path.glob("*/metadata.json")]
+    whole = export(tmp_path / "whole")
+    assert export(tmp_path / "here") == whole
+    assert export(tmp_path / "there", beam=beam) == whole
+    assert done == {p: p.stat().st_mtime_ns for p in done}
+    wanted = tiny_corpus.contents(tmp_path / "whole")
+    for name in ("here", "there"):
+        assert tiny_corpus.contents(tmp_path / name) == wanted
+        assert not (tmp_path / name / spool.FOLDER).exists()
+
+
+def test_strict_stops_at_a_bad_clip(beam, tmp_path):
+    with pytest.raises(beam.PipelineFailed, match="clip004b: the tracker lost"):
+        export(tmp_path / "out", beam=beam, strict=True)
+
+
+@pytest.mark.parametrize(("group", "size"), [(1, 5), (4, 8), (8, 16)])
+def test_parts_are_the_whole(group, size):
+    def made(part):
+        skipped = []
+        found = spool.encoded(
+            twice,
+            lambda clips: [f"{c.clip_id} of {len(clips)}".encode() for c in clips],
+            lambda clip_id, split: True,
+            spool.skipper(skipped, strict=False),
+            group=group,
+            augment=1,
+            seed=0,
+            part=part,
+        )
+        return [*found], skipped
+
+    count = spool.count_items(twice)
+    assert count == CLIPS + 2
+    whole, skipped = made((0, None))
+    parts = [made((k, k + size)) for k in range(0, count, size)]
+    key = lambda made: (made[0], str(made[2]))  # noqa: E731
+    assert [*map(key, sum((p[0] for p in parts), []))] == [*map(key, whole)]
+    assert sum((p[1] for p in parts), []) == skipped
+
+
+def test_a_reader_that_takes_no_part_is_refused():
+    with pytest.raises(ValueError, match="does not read what each"):
+        spool.count_items(lambda on_skip, each: [tiny_corpus.clip(0)])
+
+
+def test_count_of_a_stream_is_unknown():
+    endless = lambda on_skip, each: each(iter([tiny_corpus.clip(0)]))  # noqa: E731
+    assert spool.count_items(endless) is None
+    with pytest.raises(schema.BadClip, match="a: no"):
+        spool.skipper([], strict=True)("a", "no")
+
+
+def test_without_beam_the_extra_is_named(tmp_path, monkeypatch):
+    pytest.importorskip("hibari")
+    import toktalk_jax.data
+
+    monkeypatch.delitem(sys.modules, "toktalk_jax.data.beam", raising=False)
+    monkeypatch.delattr(toktalk_jax.data, "beam", raising=False)
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    args = ["--corpus", "performer", "--tokenizer", "mel_rvq", "--runner", "beam"]
+    with pytest.raises(SystemExit, match=r"\[beam\] extra"):
+        export_tokens.main([*args, "--out", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--shards", "8,2"], "--shards is '8,2'; expected how many"),
+        (["--runner", "beam", "--fit_cache", "x"], "--fit_cache does not go with"),
+    ],
+)
+def test_command_line_refuses(beam, tmp_path, extra, message):
+    pytest.importorskip("hibari")
+    args = ["--corpus", "performer", "--tokenizer", "mel_rvq", "--out"]
+    with pytest.raises(SystemExit, match=message):
+        export_tokens.main([*args, str(tmp_path / "out"), *extra])
+
+
+@pytest.mark.long
+def test_command_line_in_several_processes(beam, tmp_path):
+    """The default of --runner beam: a process per core, each opening its own."""
+    test_corpora.make_ravdess(tmp_path / "ravdess")
+    args = ["--corpus", "ravdess", "--source", str(tmp_path / "ravdess")]
+    args += ["--head", "stand_in", "--tokenizer", "mel_rvq", "--augment", "1"]
+    export_tokens.main([*args, "--out", str(tmp_path / "local")])
+    export_tokens.main([*args, "--out", str(tmp_path / "beam"), "--runner", "beam"])
+    found = tiny_corpus.contents(tmp_path / "beam")
+    assert found == tiny_corpus.contents(tmp_path / "local")
