@@ -13,7 +13,7 @@ import soundfile
 from tests import test_corpora, tiny_corpus
 from toktalk_jax import motion as mo
 from toktalk_jax.data import pipeline
-from tools import export_tokens
+from tools import export_sources, export_tokens
 
 
 def run_tool(*args):
@@ -115,7 +115,7 @@ def test_performed_styles_keep_their_split(tmp_path):
     clips.append(dataclasses.replace(clips[0], clip_id="bad", phonemes=words[::-1]))
     skipped = []
     skip = lambda clip_id, reason: skipped.append((clip_id, reason))  # noqa: E731
-    found = list(export_tokens._performed(clips, 16, 0, skip))
+    found = list(export_sources._performed(clips, 16, 0, skip))
     assert [c.clip_id for c in found] == [f"clip{k:03d}" for k in range(10)]
     assert skipped[0][0] == "bad" and "order" in skipped[0][1]
     for clip in found:
@@ -124,7 +124,7 @@ def test_performed_styles_keep_their_split(tmp_path):
         assert clip.motion.shape == (30, mo.F) and clip.motion.std() > 0
     assert len({clip.speaker_id for clip in found}) > 4
     with pytest.raises(ValueError, match="at least 8"):
-        next(export_tokens._performed(clips, 3, 0, skip))
+        next(export_sources._performed(clips, 3, 0, skip))
 
 
 def test_dead_floor_is_a_hundredth_of_a_millimetre():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from toktalk_jax.evaluation import intervals, metrics, scoring
-from toktalk_jax.flame import assets, model, regions
+from toktalk_jax.flame import assets, fit, landmarks, model, regions
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,28 @@ def test_score_clip_matches_the_metrics(head):
     }
     for metric, value in expected.items():
         np.testing.assert_allclose(got[metric], value, rtol=1e-4, err_msg=metric)
-    assert set(metrics.DEFINITIONS) == set(as_array(got))
+    tracked = {"tracked_lip_mm", "tracked_gap_r"}
+    assert set(metrics.DEFINITIONS) == set(as_array(got)) | tracked
+
+
+def test_tracked_lips_are_scored_without_a_fit(head):
+    """Zero for the motion that the lips came from; what is added is what is read."""
+    rig, motion = fit.prepare(head), clip(40, 1)
+    where = landmarks.load_map(head)
+    vertices = model.vertices(head, motion, pose=False)
+    points = np.asarray(landmarks.surface_points(head, where, vertices))
+    lips = points[:, list(landmarks.LIPS)]
+    score = scoring.score_tracked(rig, np.stack([motion, 0 * motion]), lips)
+    assert score["tracked_lip_mm"] < 1e-3
+    pool = lambda s: intervals.pool("tracked_gap_r", np.array(s["tracked_gap_r"]))  # noqa: E731
+    assert pool(score) > 0.9999
+    moved = scoring.score_tracked(rig, motion[:30], lips + (0, 3e-3, 4e-3))
+    np.testing.assert_allclose(moved["tracked_lip_mm"], 5.0, rtol=1e-3)
+    still = scoring.score_tracked(rig, 0 * motion, lips)
+    gap = 1e3 * landmarks.inner_lip_gap(points)
+    np.testing.assert_allclose(still["tracked_gap_r"][2], gap.sum(), rtol=1e-4)
+    with pytest.raises(ValueError, match=r"tracked lips are \(39, 40, 3\)"):
+        scoring.score_tracked(rig, motion, lips[:39])
 
 
 def test_padding_and_masked_tail_change_no_score(head):

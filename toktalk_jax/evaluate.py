@@ -6,8 +6,10 @@ r"""Score a trained model on held-out clips, streamed as it serves.
 Rows (--rows, joined by commas): stream (the model, one sample per clip, chunk by
 chunk), mean (mean of --samples samples), whole (the same weights solved over the whole
 clip), static (training mean face), ridge (ridge regression on the tokens that the
-stream sees). Written to the workdir: evaluation.json, evaluation.md, evaluation.png,
-and with --keep_row one file per row under configs/results/rows/.
+stream sees), truth (the dataset's own motion: where its motion was fitted to tracked
+landmarks that it holds, what the fit itself leaves). Written to the workdir:
+evaluation.json, evaluation.md, evaluation.png, and with --keep_row one file per row
+under configs/results/rows/.
 """
 
 import hashlib
@@ -24,7 +26,7 @@ from toktalk_jax.inputs import encode_style
 from toktalk_jax.sample import make_sampler
 from toktalk_jax.training import checkpoints
 
-ROWS = ("stream", "mean", "whole", "static", "ridge")
+ROWS = ("stream", "mean", "whole", "static", "ridge", "truth")
 ROWS_DIRECTORY = pathlib.Path(__file__).resolve().parent.parent / "configs/results/rows"
 VOCABULARY = {
     "grid": "51 words",
@@ -33,18 +35,31 @@ VOCABULARY = {
 }
 
 
-def evaluate(config, workdir, *, rows, split="test", samples=8, seed=0, limit=None):
+def evaluate(
+    config,
+    workdir,
+    *,
+    rows,
+    split="test",
+    samples=8,
+    seed=0,
+    limit=None,
+    landmark_map=None,
+):
     """Score a run; returns a list of `report.Row` in the order of `rows`.
 
     Args:
       config: its `dataset` and `sample` blocks are used; the network is the run's own.
       workdir: run, bundle or shipped name.
       rows: names out of ROWS; samples: per clip, for the energy score and the mean.
+      landmark_map: where the tracker's landmarks lie on a head of the user's own; used
+        where the dataset holds tracked lips.
 
     Raises:
       ValueError: an unknown row, or a dataset that the model was not made for.
     """
     from toktalk_jax.data import pipeline
+    from toktalk_jax.flame import fit, landmarks
     from toktalk_jax.flame.assets import head_of
 
     unknown = [name for name in rows if name not in ROWS]
@@ -68,25 +83,19 @@ def evaluate(config, workdir, *, rows, split="test", samples=8, seed=0, limit=No
     )
     control = predictions.get("whole")
     sampler = make_sampler(bundle, settings)
-    chunk = sampler.chunk_frames
-    joint = bundle.dataset.get("head_joint", "neck")
+    rig = None
+    if any(clip.lips is not None for clip in clips):
+        where = landmarks.load_map(head, landmark_map or None)
+        rig = fit.prepare(head, where)
     facts = _facts(bundle, config, clips, split, head, seed)
     out = []
     for name in rows:
-        scores, skipped = {}, {}
-        for i, clip in enumerate(clips):
-            motion = predictions[name][i]
-            try:
-                scores[predict.name_of(clip)] = scoring.score_clip(
-                    head,
-                    motion,
-                    clip.motion[: motion.shape[-2]],
-                    chunk_frames=chunk,
-                    control=control[i] if control and name == "stream" else None,
-                    head_joint=joint,
-                )
-            except ValueError as error:
-                skipped[predict.name_of(clip)] = str(error)
+        scores, skipped = _score(
+            *(head, rig, clips, predictions[name]),
+            control=control if name == "stream" else None,
+            chunk_frames=sampler.chunk_frames,
+            head_joint=bundle.dataset.get("head_joint", "neck"),
+        )
         trained = name in ("stream", "mean", "whole")
         weights = f"ema at step {bundle.meta['step']}" if trained else "none"
         kept = samples if name == "stream" else 1
@@ -99,6 +108,22 @@ def evaluate(config, workdir, *, rows, split="test", samples=8, seed=0, limit=No
             row["dataset_hash"] = _hash([bundle.dataset, facts["dataset_hash"]])
         out.append(report.Row(scores=scores, skipped=skipped, samples=kept, **row))
     return out
+
+
+def _score(head, rig, clips, motions, *, control, **options):
+    """({clip: its scores}, {clip: why it has none}) of a row's motions."""
+    scores, skipped = {}, {}
+    for i, (clip, motion) in enumerate(zip(clips, motions, strict=True)):
+        name, truth = predict.name_of(clip), clip.motion[: motion.shape[-2]]
+        try:
+            scores[name] = scoring.score_clip(
+                head, motion, truth, control=control and control[i], **options
+            )
+            if clip.lips is not None:
+                scores[name] |= scoring.score_tracked(rig, motion, clip.lips)
+        except ValueError as error:
+            skipped[name] = str(error)
+    return scores, skipped
 
 
 def _sampling(sampler):
@@ -147,6 +172,8 @@ def _predict(bundle, settings, head, clips, train, rows, samples, seed, validati
     if "ridge" in rows:
         chunk = make_sampler(bundle, settings).chunk_frames
         out["ridge"] = _ridge(head, chunk, clips, train, validation())
+    if "truth" in rows:
+        out["truth"] = [clip.motion[: _frames(clip)] for clip in clips]
     return out
 
 
@@ -239,6 +266,7 @@ def main(argv):
             samples=f.samples,
             seed=f.seed,
             limit=f.limit or None,
+            landmark_map=f.landmark_map,
         )
         reference = "ridge" if "ridge" in names else None
         title = f"{rows[0].corpus}, {f.split} split, {pathlib.Path(f.workdir).name}"
@@ -269,6 +297,9 @@ def define_flags():
     flags.DEFINE_integer("seed", 0, "seed of the noise")
     flags.DEFINE_string(
         "out", "", "directory of the report; default: the workdir, or runs/NAME"
+    )
+    flags.DEFINE_string(
+        "landmark_map", "", "for tracked lips on a head of your own (config.head)"
     )
     flags.DEFINE_bool("keep_row", False, "keep the rows for later tables")
     flags.mark_flag_as_required("config")

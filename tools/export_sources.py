@@ -121,8 +121,11 @@ def _want_head(args):
 def grid_corpus(args, head):
     """(read, facts) of GRID: tracked faces, or the performer acting its sound."""
     from toktalk_jax.data.corpora import grid
-    from toktalk_jax.flame import fit
+    from toktalk_jax.flame import fit, landmarks
 
+    where = None
+    if args.landmark_map:
+        where = landmarks.load_map(head, args.landmark_map)
     rule = args.corpus.partition(":")[2] or "clip"
     if not args.source:
         raise ValueError("--corpus grid needs --source, a talker's folder or several")
@@ -139,6 +142,8 @@ def grid_corpus(args, head):
             head=head,
             progress=lambda ids: tqdm(ids, desc="fit faces", unit="clip"),
             each=each,
+            landmark_map=where,
+            with_landmarks=args.with_landmarks,
         )
         if args.perform_styles:
             return _performed(clips, args.perform_styles, args.seed, on_skip)
@@ -153,7 +158,20 @@ def grid_corpus(args, head):
         _refuse_other_head(head)
         facts["corpus"] = "grid_performer"
         return read, facts | {"perform_styles": args.perform_styles}
-    return read, facts | {"motion_fit": fit.version(head)}
+    return read, facts | {"motion_fit": fit.version(head, where)}
+
+
+def tracked_corpus(args, head):
+    """(read, facts) of what tools/track_video.py left."""
+    from toktalk_jax.data.corpora import tracked
+
+    facts = {"split_rule": "by person, or by clip", "source_fps": mo.FPS}
+    facts["source"] = _fingerprint(_source(args))
+
+    def read(on_skip, each=iter):
+        return tracked.read(_source(args), head.hash(), on_skip, each)
+
+    return read, facts
 
 
 def _performed(clips, styles, seed, on_skip):
@@ -187,13 +205,16 @@ def _performed(clips, styles, seed, on_skip):
             speaker_id=f"style-{style:03d}",
             corpus="grid_performer",
             motion=motion,
+            lips=None,
         )
 
 
+TRACKED = ("grid", "tracked")  # of these the tracked landmarks are there
 CORPORA = {
     "performer": performer_corpus,
     "grid": grid_corpus,
     "hdtf_tfhp": hdtf_tfhp_corpus,
     "ravdess": ravdess_corpus,
     "facegood": facegood_corpus,
+    "tracked": tracked_corpus,
 }

@@ -31,7 +31,7 @@ from tqdm import tqdm
 import toktalk_jax
 from toktalk_jax import motion as mo
 from toktalk_jax.tokenizers import load
-from tools.export_sources import CORPORA
+from tools.export_sources import CORPORA, TRACKED
 
 STATE = "tokenizer_state.npz"
 SHIPPED_STATE = pathlib.Path(toktalk_jax.__file__).parent / "checkpoints/small" / STATE
@@ -120,6 +120,11 @@ def export(args):
             "hibari tokens are the synthesizer's states while it speaks: they go with "
             "--corpus performer, and without --augment, which changes the voice"
         )
+    if args.with_landmarks and (name not in TRACKED or args.perform_styles):
+        raise ValueError(
+            "--with_landmarks keeps what a tracker saw, which only --corpus "
+            f"{' and '.join(TRACKED)} hold, without --perform_styles"
+        )
     head = _head(args)
     read, facts = CORPORA[name](args, head)
     tokenizer = make_tokenizer(args, _with_progress(read, "fit tokenizer"))
@@ -139,6 +144,7 @@ def export(args):
         augment=args.augment,
         seed=args.seed,
         with_audio=args.with_audio,
+        with_landmarks=args.with_landmarks,
         strict=args.strict,
         shards=_shards(args.shards),
         run=_beam(args, read, tokenizer) if args.runner == "beam" else None,
@@ -212,7 +218,7 @@ def parser():
         "--corpus",
         required=True,
         help="performer | grid | grid:words (held-out words) | hdtf_tfhp | ravdess | "
-        "facegood",
+        "facegood | tracked (of tools/track_video.py)",
     )
     p.add_argument("--source", default="", help="folder of the corpus on disk")
     p.add_argument("--tokenizer", required=True, choices=sorted(load.NAMES))
@@ -239,6 +245,11 @@ def parser():
     )
     p.add_argument("--augment", type=int, default=0, help="copies of each train clip")
     p.add_argument("--with_audio", action="store_true", help="keep the sound")
+    p.add_argument(
+        "--with_landmarks",
+        action="store_true",
+        help="keep the tracked lips (grid, tracked): evaluate then scores against them",
+    )
     p.add_argument("--strict", action="store_true", help="a bad clip is an error")
     p.add_argument("--seconds", type=float, default=60.0, help="of performer speech")
     p.add_argument(
@@ -254,6 +265,12 @@ def parser():
     )
     p.add_argument("--seed", type=int, default=0, help="of performer and augmentation")
     p.add_argument("--head", default="", help="FLAME file, or stand_in")
+    p.add_argument(
+        "--landmark_map",
+        default="",
+        help="where the tracker's landmarks lie on --head, from "
+        "tools/build_landmark_map.py (grid)",
+    )
     p.add_argument(
         "--shards",
         default="8,2,2",

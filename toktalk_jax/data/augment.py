@@ -59,6 +59,7 @@ def augment(clip, seed, copy):
         clip_id=f"{clip.clip_id}{SEPARATOR}{copy}",
         audio=audio,
         states=None,  # another voice than the synthesizer's
+        lips=None,  # for scoring, which copies are not for
         motion=resample_motion(clip.motion, tempo),
         phonemes=tuple((a / tempo, b / tempo, p) for a, b, p in clip.phonemes),
     )

@@ -115,9 +115,7 @@ class _Encode(beam.DoFn):
     def _encode(self, part):
         out, shards = pathlib.Path(self.out), self.settings["shards"]
         tokenizer, skipped = self.opened.tokenizer, []
-        kinds = builder.features(
-            tokenizer.dim, tokenizer.num_codes, self.settings["with_audio"]
-        )
+        kinds = builder.features_of(tokenizer, self.settings)
 
         def wanted(clip_id, split):
             index = spool.shard_of(clip_id, shards[split])

@@ -23,6 +23,7 @@ import tensorflow_datasets as tfds
 from toktalk_jax import motion as mo
 from toktalk_jax.data import schema, spool
 from toktalk_jax.data.tokenise import tokenise
+from toktalk_jax.flame.landmarks import LIPS
 
 if tf.config.list_physical_devices("GPU"):
     tf.config.set_visible_devices([], "GPU")  # the accelerators are JAX's
@@ -41,6 +42,7 @@ def export(
     augment=0,
     seed=0,
     with_audio=False,
+    with_landmarks=False,
     strict=False,
     shards=SHARDS,
     run=None,
@@ -57,6 +59,7 @@ def export(
       augment: copies of every train clip by `augment.augment`.
       seed: of the augmentation.
       with_audio: keep the sound, as int16.
+      with_landmarks: keep the tracked lips, for scores that no fit stands between.
       strict: a clip that cannot be used is an error, not a line in skipped.jsonl.
       shards: shards per split.
       run: None makes the shards in this process; else it is called with (out, settings)
@@ -72,8 +75,10 @@ def export(
     """
     out = pathlib.Path(out)
     settings = dict(augment=augment, seed=seed, with_audio=with_audio, shards=shards)
+    if with_landmarks:  # datasets made before there were any do not name it
+        settings["with_landmarks"] = True
     plan = _plan(about, tokenizer, settings)
-    kinds = features(tokenizer.dim, tokenizer.num_codes, with_audio)
+    kinds = features_of(tokenizer, settings)
     with _clear_disk_errors(out):
         finished = spool.begin(out, plan)
         if finished:
@@ -116,7 +121,17 @@ def _plan(about, tokenizer, settings):
     return json.loads(json.dumps(plan))  # tuples become lists, as when read back
 
 
-def features(dim, codes, with_audio):
+def features_of(tokenizer, settings):
+    """`features` of an export with these settings."""
+    return features(
+        tokenizer.dim,
+        tokenizer.num_codes,
+        settings["with_audio"],
+        settings.get("with_landmarks", False),
+    )
+
+
+def features(dim, codes, with_audio, with_landmarks=False):
     """`tfds.features.FeaturesDict` of one clip; dim A and codes Q, 0 for none."""
     tensor = tfds.features.Tensor
     fields = {
@@ -134,6 +149,8 @@ def features(dim, codes, with_audio):
     if with_audio:
         # As bytes: a negative int16 would take ten bytes as a varint.
         fields["audio"] = tensor(shape=(None,), dtype=np.int16, encoding="bytes")
+    if with_landmarks:  # no frames where a clip has none
+        fields["lips"] = tensor(shape=(None, len(LIPS), 3), dtype=np.float32)
     return tfds.features.FeaturesDict(fields)
 
 
@@ -171,6 +188,9 @@ def serialise(clip, codes, tokens, kinds):
     if "audio" in kinds:
         samples = np.clip(np.round(clip.audio * 32768), -32768, 32767)
         example["audio"] = samples.astype(np.int16)
+    if "lips" in kinds:
+        none = np.zeros((0, len(LIPS), 3))
+        example["lips"] = np.float32(none if clip.lips is None else clip.lips)
     record = tf.train.Example.FromString(kinds.serialize_example(example))
     # Protobuf maps have no order of their own; without this, bytes differ by run.
     return record.SerializeToString(deterministic=True)

@@ -38,6 +38,7 @@ class Clip:
       shape: [100] f32.
       codes: [S', Q] int32 at the tokenizer's own rate, None if it has none.
       audio: [L] int16 at 16 kHz, None unless exported with it.
+      lips: [T, 40, 3] f32 tracked lips, None unless exported with them (`RawClip`).
     """
 
     clip_id: str
@@ -48,6 +49,7 @@ class Clip:
     shape: np.ndarray
     codes: np.ndarray | None
     audio: np.ndarray | None = None
+    lips: np.ndarray | None = None
     emotion: int = -1
     intensity: int = -1
 
@@ -239,6 +241,7 @@ def _read_split(directory, split, rate_hz, stats):
 def _to_clip(example, rate_hz, stats):
     text = {k: example[k].decode() for k in ("clip_id", "speaker_id", "corpus")}
     tokens = mo.to_token_rate(example["tokens"], rate_hz)
+    lips = example.get("lips", ())
     return Clip(
         **text,
         # A dead coefficient rests at its mean: zero, whatever the file holds.
@@ -247,6 +250,7 @@ def _to_clip(example, rate_hz, stats):
         shape=example["shape"],
         codes=example.get("codes"),
         audio=example.get("audio"),
+        lips=lips if len(lips) else None,
         emotion=int(example["emotion"]),
         intensity=int(example["intensity"]),
     )

@@ -25,6 +25,8 @@ class RawClip:
       shape: [100] float32 identity, zeros when unknown.
       emotion, intensity: RAVDESS labels, -1 when unknown.
       phonemes: (start s, end s, phoneme) where they are known, else empty.
+      lips: [T, 40, 3] metres: tracked lip landmarks (`flame.landmarks.LIPS`) carried to
+        the head at rest, what the motion was fitted to; None where there are none.
       states: [S, 256] of the text-to-speech model at 80 Hz, where it spoke the clip.
     """
 
@@ -38,6 +40,7 @@ class RawClip:
     emotion: int = -1
     intensity: int = -1
     phonemes: tuple = ()
+    lips: np.ndarray | None = None
     states: np.ndarray | None = None
 
 
@@ -70,8 +73,13 @@ def check_clip(clip):
     frames = -(-len(audio) // mo.SAMPLES_PER_FRAME)
     if len(motion) > frames + 2:
         raise BadClip(f"{len(motion)} motion frames but sound for only {frames}")
-    motion = motion[:frames]
+    lips = clip.lips
+    if lips is not None and (
+        np.shape(lips)[0] != len(motion) or not np.isfinite(lips).all()
+    ):
+        raise BadClip(f"lips are {np.shape(lips)} or not finite; motion {motion.shape}")
+    motion, lips = motion[:frames], None if lips is None else lips[:frames]
     seconds = min(len(motion) / mo.FPS, len(audio) / mo.SAMPLE_RATE)
     if seconds < MIN_SECONDS:
         raise BadClip(f"{seconds:.2f} s long, shorter than {MIN_SECONDS} s")
-    return dataclasses.replace(clip, audio=audio, motion=motion)
+    return dataclasses.replace(clip, audio=audio, motion=motion, lips=lips)

@@ -55,6 +55,7 @@ _POOLS = {
     "boundary_excess_whole": _excess,
     "std_ratio": _std_ratio,
     "mouth_gap_r": _correlation,
+    "tracked_gap_r": _correlation,
 }
 
 

@@ -56,6 +56,16 @@ DEFINITIONS = {
         "root of the within-clip variance of lip vertex positions (sums pooled over "
         "clips) over that of the truth",
     ),
+    "tracked_lip_mm": (
+        *("mm", "low"),
+        "mean over frames and 40 lip landmarks of the L2 distance to where the tracker "
+        "saw them, carried to the head; no fit between",
+    ),
+    "tracked_gap_r": (
+        *("", "high"),
+        "Pearson correlation of the inner-lip gap with the tracker's, pooled over all "
+        "frames of all clips; no fit between",
+    ),
 }
 
 

@@ -15,6 +15,7 @@ from jax import lax
 from toktalk_jax import motion as mo
 from toktalk_jax.evaluation import metrics
 from toktalk_jax.flame import model, regions
+from toktalk_jax.flame.landmarks import LIPS, inner_lip_gap
 
 PAD_FRAMES = 32
 _POINTS = np.array([*metrics.OUTER_LIPS, *metrics.INNER_LIPS])
@@ -96,6 +97,48 @@ def score_clip(
     if broken:
         raise ValueError(f"{broken} overflow: the motion's values are out of all range")
     return {"frames": int(mask.sum()), **scores, "skipped": reasons}
+
+
+def score_tracked(rig, prediction, lips):
+    """Scores of one clip against the lips that the tracker saw, without a fit between.
+
+    Args:
+      rig: `flame.fit.prepare(head)`.
+      prediction: [T, 56] raw motion, or samples [k, T, 56], of which the first counts.
+      lips: [T', 40, 3] metres, `data.schema.RawClip.lips`; T' at least T.
+
+    Returns:
+      dict: "tracked_lip_mm", and the sums of "tracked_gap_r".
+
+    Raises:
+      ValueError: fewer lips than frames.
+    """
+    motion = np.asarray(prediction, np.float32)
+    motion = motion[0] if motion.ndim == 3 else motion
+    frames = len(motion)
+    if len(lips) < frames or lips.shape[1:] != (len(LIPS), 3):
+        raise ValueError(
+            f"tracked lips are {lips.shape}; expected [{frames}, {len(LIPS)}, 3]"
+        )
+    padded = np.pad(motion, ((0, -frames % PAD_FRAMES), (0, 0)))
+    ours = np.asarray(_landmarks(rig.head, rig.weights, padded))[:frames]
+    seen = np.zeros_like(ours)
+    seen[:, LIPS] = lips[:frames]
+    error = np.linalg.norm((ours - seen)[:, LIPS], axis=-1)
+    gaps = [1e3 * inner_lip_gap(points) for points in (ours, seen)]
+    return {
+        "tracked_lip_mm": float(1e3 * error.mean()),
+        "tracked_gap_r": _decimal(
+            metrics.correlation_sums(*gaps, np.ones(frames, bool))
+        ),
+    }
+
+
+@jax.jit
+def _landmarks(small, weights, motion):
+    """The tracker's landmarks [T, 478, 3] on a head cut to them, head pose zeroed."""
+    corners = model.vertices(small, motion, pose=False)[:, small.faces]
+    return jnp.einsum("tlkc,lk->tlc", corners, weights, precision="highest")
 
 
 def _decimal(value):

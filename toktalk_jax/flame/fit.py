@@ -36,7 +36,6 @@ from toktalk_jax.flame.landmarks import (
 RULES = "2"  # raise it with every change that moves a fit: caches hang on it
 FITTED = 53  # expression and jaw; the neck comes from the tracker's pose
 DEPTH_WEIGHT = 0.3  # a single camera sees depth badly
-EXPRESSION_BOUNDS = (0.0, 1.0)  # the stand-in's ARKit shapes; (-3, 3) suits FLAME
 GAP_WEIGHT = 1.0  # how far the lips part, against where they are
 STILL_REACH = 0.055  # metres from the middle: the tracker guesses the face's sides
 SWEEPS, POSE_SWEEPS = 8, (1, 2, 3, 4)
@@ -107,8 +106,7 @@ def leftover_pose(error, rest):
     Returns:
       [T, 478, 3] displacements of all landmarks.
     """
-    still = (rest[:, 1] > rest[NOSE_BASE, 1]) & (np.abs(rest[:, 0]) < STILL_REACH)
-    still[[*LIDS, *IRISES]] = False
+    still = still_landmarks(rest)
     arm = rest - rest[still].mean(0)
     turns = [np.cross(axis, arm) for axis in np.eye(3)]
     shifts = [np.broadcast_to(axis, arm.shape) * STILL_REACH for axis in np.eye(3)]
@@ -119,6 +117,18 @@ def leftover_pose(error, rest):
         rcond=None,
     )
     return np.einsum("lcq,qt->tlc", basis, found).astype(np.float32)
+
+
+def still_landmarks(rest):
+    """[478] bool: from the nose's base up, without lids and irises; rest in metres."""
+    still = (rest[:, 1] > rest[NOSE_BASE, 1]) & (np.abs(rest[:, 0]) < STILL_REACH)
+    still[[*LIDS, *IRISES]] = False
+    return still
+
+
+def bounds_of(head):
+    """Lowest and highest value of an expression: ARKit shapes, or FLAME's z-scores."""
+    return (0.0, 1.0) if head.name == "stand_in" else (-3.0, 3.0)
 
 
 def prepare(head, landmark_map=None):
@@ -138,7 +148,7 @@ def fit_landmarks(
     scale=None,
     ridge=0.5,
     steady=0.5,
-    expression_bounds=EXPRESSION_BOUNDS,
+    expression_bounds=None,
 ):
     """Expression and jaw whose landmarks move as the tracked ones.
 
@@ -154,7 +164,8 @@ def fit_landmarks(
       neutral: [478, 3] the talker at rest with closed lips.
       neck: [T, 3] axis-angle of the head's turn, copied into the motion; None is zeros.
       scale: metres on the head per landmark unit; None fits face to face.
-      expression_bounds: lower and upper end of every expression coefficient.
+      expression_bounds: lower and upper end of every expression coefficient; None is
+        `bounds_of` the head.
 
     Returns:
       `Fit`.
@@ -168,7 +179,7 @@ def fit_landmarks(
     target = carry(landmarks, neutral, rig.rest, scale).astype(np.float32)
     padded = -(-len(target) // 25) * 25  # few lengths, few compilations
     filled = np.pad(target, ((0, padded - len(target)), (0, 0), (0, 0)), mode="edge")
-    low, high = _bounds(rig.head, expression_bounds)
+    low, high = _bounds(rig.head, expression_bounds or bounds_of(rig.head))
     x = jnp.broadcast_to(jnp.clip(0.0, low, high)[None], (padded, FITTED))
     fixed = (jnp.asarray(default_weights()), low, high, ridge, steady)
     for k in range(SWEEPS):
@@ -278,9 +289,9 @@ def _box_newton(x, hessian, gradient, low, high, rounds=3):
     return z
 
 
-def version(head):
+def version(head, landmark_map=None):
     """12 hex digits of what decides a fit besides the landmarks: rules, map, head."""
-    landmark_map = load_map(head)
+    landmark_map = load_map(head) if landmark_map is None else landmark_map
     digest = hashlib.sha256(RULES.encode())
     digest.update(head.hash().encode())
     for array in (landmark_map.faces, landmark_map.weights):
@@ -290,7 +301,7 @@ def version(head):
     return digest.hexdigest()[:12]
 
 
-def smooth(motion, expression_bounds=EXPRESSION_BOUNDS):
+def smooth(motion, expression_bounds=(0.0, 1.0)):
     """The published filters: Savitzky-Golay (5, 2) on expression, jaw; (7, 2) on neck.
 
     They overshoot where a coefficient stays at its bound, so expression is clipped to

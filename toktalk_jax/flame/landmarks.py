@@ -119,6 +119,27 @@ def similarity(source, target, weights):
     return scale, rotation, mean_t - scale * rotation @ mean_s
 
 
+def take_out_pose(points, still, rounds=3):
+    """Landmarks [T, 478, 3] laid on their own median by a similarity per frame.
+
+    Args:
+      points: any unit.
+      still: [478] bool, those that a face hardly moves.
+
+    Returns:
+      [T, 478, 3] of the first frame's place and size.
+    """
+    weights = np.asarray(still, np.float64)
+    out = np.asarray(points, np.float64)
+    for _ in range(rounds):
+        middle = out[0] if out is points else np.median(out, 0)
+        laid = [similarity(frame, middle, weights) for frame in out]
+        out = np.stack(
+            [s * f @ r.T + shift for f, (s, r, shift) in zip(out, laid, strict=True)]
+        )
+    return out
+
+
 def carry(landmarks, neutral, rest, scale=None):
     """Tracked landmarks carried to the head: its rest points plus scaled displacements.
 

@@ -26,6 +26,7 @@ from toktalk_jax.data.corpora.grid_talker import (
 )
 from toktalk_jax.data.schema import BadClip, RawClip
 from toktalk_jax.flame import assets, fit
+from toktalk_jax.flame.landmarks import LIPS, carry
 
 SPLITS = ("train", "validation", "test")
 MAX_LOST = 0.2  # share of frames without a face above which a clip is skipped
@@ -55,7 +56,7 @@ def fit_clip(talker, clip_id, rig, neutral, **options):
     )
 
 
-def fit_talker(talker, head, cache=None, progress=None):
+def fit_talker(talker, head, cache=None, progress=None, landmark_map=None):
     """Unfiltered motion [frames, 56] of every clip of a talker; NaN where unusable.
 
     Args:
@@ -63,12 +64,13 @@ def fit_talker(talker, head, cache=None, progress=None):
       cache: npz to read the fit from, or to keep it in, when it was made from the same
         tracks, map and head (a hash inside tells); the fit of 45 minutes takes minutes.
       progress: wraps the iterable of clip ids (tqdm).
+      landmark_map: as for `fit.prepare`.
     """
-    key = _fit_key(talker, head)
+    key = _fit_key(talker, head, landmark_map)
     kept = None if cache is None else _from_cache(pathlib.Path(cache), key)
     if kept is not None:
         return kept
-    neutral, rig = talker_neutral(talker), fit.prepare(head)
+    neutral, rig = talker_neutral(talker), fit.prepare(head, landmark_map)
     motion = np.full((len(talker.components), mo.F), np.nan, np.float32)
     for clip_id in talker.clip_ids if progress is None else progress(talker.clip_ids):
         rows = clip_frames(talker, clip_id)
@@ -97,8 +99,8 @@ def source_hashes(source):
     return hashes
 
 
-def _fit_key(talker, head):
-    digest = hashlib.sha256(fit.version(head).encode())
+def _fit_key(talker, head, landmark_map):
+    digest = hashlib.sha256(fit.version(head, landmark_map).encode())
     for array in (talker.mean, talker.basis, talker.components, talker.neck):
         digest.update(np.ascontiguousarray(array).tobytes())
     digest.update(json.dumps([talker.clip_ids, talker.words], sort_keys=True).encode())
@@ -175,6 +177,8 @@ def read(
     filtered=True,
     progress=None,
     each=iter,
+    landmark_map=None,
+    with_landmarks=False,
 ):
     """Clips of GRID with fitted motion.
 
@@ -189,6 +193,8 @@ def read(
       filtered: False leaves out the published Savitzky-Golay filters.
       progress: wraps the clip ids while a whole talker is fitted.
       each: wraps the list of what is read (tqdm).
+      landmark_map: where the landmarks lie on `head`; None is the stand-in's.
+      with_landmarks: give the tracked lips too.
 
     Yields:
       `schema.RawClip`; `phonemes` holds the words with their times.
@@ -206,7 +212,8 @@ def read(
         kept = cache
         if cache and (len(folders) > 1 or pathlib.Path(cache).suffix != ".npz"):
             kept = pathlib.Path(cache) / f"grid_{name}_fit.npz"
-        motion_of = _fitted(talker, head, kept, progress)
+        motion_of = _fitted(talker, head, kept, progress, landmark_map)
+        lips_of = _tracked_lips(talker, head, landmark_map)
         for clip_id in each(talker.clip_ids if clips is None else clips):
             try:
                 audio = _usable(talker, clip_id)
@@ -220,18 +227,38 @@ def read(
                 corpus="grid",
                 split=splits[clip_id],
                 audio=audio,
-                motion=fit.smooth(own) if filtered else own,
+                motion=fit.smooth(own, fit.bounds_of(head)) if filtered else own,
+                lips=lips_of(clip_id) if with_landmarks else None,
                 phonemes=tuple(talker.words.get(clip_id, ())),
             )
 
 
-def _fitted(talker, head, cache, progress):
+def _fitted(talker, head, cache, progress, landmark_map):
     """clip id -> unfiltered motion [T, 56], from the cache or fitted when asked for."""
     if cache:
-        motion = fit_talker(talker, head, cache, progress)
+        motion = fit_talker(talker, head, cache, progress, landmark_map)
         return lambda clip_id: motion[clip_frames(talker, clip_id)]
-    face = functools.cache(lambda: (fit.prepare(head), talker_neutral(talker)))
+    face = _face(talker, head, landmark_map)
     return lambda clip_id: fit_clip(talker, clip_id, *face()).motion
+
+
+def _tracked_lips(talker, head, landmark_map):
+    """clip id -> lips [T, 40, 3] as tracked, carried to the head."""
+    face = _face(talker, head, landmark_map)
+
+    def lips(clip_id):
+        rig, neutral = face()
+        points = normalised_landmarks(talker, clip_id)
+        return carry(points, neutral, rig.rest)[:, list(LIPS)].astype(np.float32)
+
+    return lips
+
+
+def _face(talker, head, landmark_map):
+    """() -> (rig, the talker's face at rest), made when first asked for."""
+    return functools.cache(
+        lambda: (fit.prepare(head, landmark_map), talker_neutral(talker))
+    )
 
 
 def _usable(talker, clip_id):
