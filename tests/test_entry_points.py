@@ -15,10 +15,11 @@ import pytest
 import soundfile
 
 from configs import small
+from tests import tiny_corpus
 from tests.conftest import ROOT
 from toktalk_jax import evaluate, inputs, sample, train
 from toktalk_jax.data import pipeline
-from toktalk_jax.flame import assets
+from toktalk_jax.flame import assets, landmarks, model
 from toktalk_jax.page import read_page
 from toktalk_jax.training import checkpoints
 
@@ -197,18 +198,51 @@ def test_evaluation_scores_every_row(tiny_dataset, tiny_run, tmp_path):
         smoke(tiny_dataset), tiny_run, rows=evaluate.ROWS, samples=3
     )
     assert [r.name for r in rows] == [
-        *("flow stream", "mean of 3", "flow whole", "static", "ridge")
+        *("flow stream", "mean of 3", "flow whole", "static", "ridge", "truth")
     ]
     for row in rows:
         assert len(row.scores) == 3 and not row.skipped
-        assert row.values["lve_mm"].value > 0
-        assert row.weights == (
-            "none" if row.name in ("static", "ridge") else "ema at step 6"
-        )
+        assert (row.values["lve_mm"].value > 0) == (row.name != "truth")
+        trained = row.name not in ("static", "ridge", "truth")
+        assert row.weights == ("ema at step 6" if trained else "none")
+        assert "tracked_lip_mm" not in row.values
     stream = rows[0].values
     assert stream["boundary_excess_whole"].value > 0
     static = rows[3].values
     assert static["std_ratio"].value in (None, 0) or static["std_ratio"].value < 1e-3
+
+
+def test_tracked_lips_are_scored_where_they_are(tiny_dataset, tiny_run, tmp_path):
+    """The dataset's own motion is on its lips here, but for a shift of 1 mm."""
+    from toktalk_jax.data import builder
+    from toktalk_jax.tokenizers.mel_rvq import MelRVQ
+
+    head = assets.load_head()
+    where = landmarks.load_map(head)
+
+    def read(on_skip, each):
+        for k in each(range(10)):
+            clip = tiny_corpus.clip(k, 30)
+            clip.motion[:, :48] = np.abs(clip.motion[:, :48]) % 1
+            vertices = model.vertices(head, clip.motion, pose=False)
+            points = np.asarray(landmarks.surface_points(head, where, vertices))
+            clip.lips = points[:, list(landmarks.LIPS)] + (0, 0, 1e-3)
+            if k == 4:  # a test clip that no tracker saw
+                clip.lips = None
+            yield clip
+
+    tokenizer = MelRVQ.load(tiny_dataset / "tokenizer_state.npz")
+    builder.export(
+        read, tmp_path / "d", tokenizer, about=tiny_corpus.ABOUT, with_landmarks=True
+    )
+    rows = evaluate.evaluate(
+        smoke(tmp_path / "d"), tiny_run, rows=("static", "truth"), samples=1
+    )
+    static, truth = (row.values for row in rows)
+    assert truth["tracked_lip_mm"].clips == 1 and truth["lve_mm"].clips == 2
+    np.testing.assert_allclose(truth["tracked_lip_mm"].value, 1.0, rtol=1e-3)
+    assert static["tracked_lip_mm"].value > 1.5
+    assert truth["tracked_gap_r"].value > 0.9999
 
 
 def test_a_row_is_what_was_scored_by_what(tiny_dataset, tiny_run, monkeypatch):

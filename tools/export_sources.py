@@ -72,7 +72,7 @@ def hdtf_tfhp_corpus(args, head):
 
     _want_head(args)
     facts = {
-        "split_rule": "by speaker: the lists in the folder, or seeded 460/64/64",
+        "split_rule": hdtf_tfhp.split_rule(_source(args)),
         "source_fps": mo.FPS,
         "head_joint": hdtf_tfhp.HEAD_JOINT,
         "source": _fingerprint(_source(args)),

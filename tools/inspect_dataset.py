@@ -14,6 +14,7 @@ import pathlib
 
 import numpy as np
 from absl import logging
+from tqdm import tqdm
 
 from toktalk_jax import motion as mo
 from toktalk_jax.data import pipeline
@@ -21,6 +22,7 @@ from toktalk_jax.data import pipeline
 SPLITS = ("train", "validation", "test")
 SILENCE_DB = -40.0  # under the clip's loud moments (95th percentile of 10 ms levels)
 PAGES = 3
+MEASURED = 5000  # clips, of which at most so many are held in memory
 
 
 def silence_share(audio):
@@ -32,31 +34,55 @@ def silence_share(audio):
     return float((level < np.percentile(level, 95) * 10 ** (SILENCE_DB / 20)).mean())
 
 
-def describe(clips):
-    """Facts of one split as a JSON-ready dict; motion raw."""
-    seconds = [len(clip.motion) / mo.FPS for clip in clips]
-    shares = [silence_share(clip.audio) for clip in clips if clip.audio is not None]
-    by_speaker = collections.Counter()
-    for clip, length in zip(clips, seconds, strict=True):
-        by_speaker[clip.speaker_id] += length
-    return {
-        "clips": len(clips),
-        "hours": sum(seconds) / 3600,
-        "seconds_p5_p50_p95": np.percentile(seconds, (5, 50, 95)).tolist(),
-        "speakers": len(by_speaker),
-        "minutes_per_speaker": {k: v / 60 for k, v in by_speaker.most_common()},
-        "silence_share": float(np.mean(shares)) if shares else None,
-    }
+class Tally:
+    """Facts of one split, clip by clip."""
+
+    def __init__(self):
+        self.seconds, self.quiet = [], []
+        self.by_speaker = collections.Counter()
+
+    def add(self, clip):
+        """Count a clip in."""
+        self.seconds.append(len(clip.motion) / mo.FPS)
+        self.by_speaker[clip.speaker_id] += self.seconds[-1]
+        if clip.audio is not None:
+            self.quiet.append(silence_share(clip.audio))
+
+    def facts(self):
+        """JSON-ready dict."""
+        people = self.by_speaker.most_common()
+        return {
+            "clips": len(self.seconds),
+            "hours": sum(self.seconds) / 3600,
+            "seconds_p5_p50_p95": np.percentile(self.seconds, (5, 50, 95)).tolist(),
+            "speakers": len(people),
+            "minutes_per_speaker": {name: s / 60 for name, s in people},
+            "silence_share": float(np.mean(self.quiet)) if self.quiet else None,
+        }
 
 
-def coefficient_ranges(clips, face_model):
-    """[{name, low, median, high, std}] over all frames, low and high 1 % and 99 %."""
-    frames = np.concatenate([clip.motion for clip in clips])
-    low, median, high = np.percentile(frames, (1, 50, 99), axis=0)
+class Sample:
+    """A random part of a stream of clips, every clip as likely to be in it."""
+
+    def __init__(self, count, rng):
+        self.count, self.rng, self.seen, self.clips = count, rng, 0, []
+
+    def add(self, clip):
+        """Reservoir sampling (Vitter 1985, algorithm R)."""
+        self.seen += 1
+        if len(self.clips) < self.count:
+            self.clips.append(clip)
+        elif (place := self.rng.integers(self.seen)) < self.count:
+            self.clips[place] = clip
+
+
+def coefficient_ranges(motions, face_model):
+    """[{name, low, median, high, std}] over the frames, low and high 1 % and 99 %."""
+    low, median, high = np.percentile(np.concatenate(motions), (1, 50, 99), axis=0)
     std = np.average(
-        [clip.motion.std(0) for clip in clips],
+        [motion.std(0) for motion in motions],
         axis=0,
-        weights=[len(clip.motion) for clip in clips],
+        weights=[len(motion) for motion in motions],
     )
     names = [f"expression {k}" for k in range(50)]
     if face_model == "stand_in":
@@ -69,7 +95,7 @@ def coefficient_ranges(clips, face_model):
     ]
 
 
-def plot(report, clips, path):
+def plot(report, seconds, path):
     """Clip lengths, minutes per speaker, coefficient ranges and live ones."""
     import matplotlib
 
@@ -77,7 +103,7 @@ def plot(report, clips, path):
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(2, 2, figsize=(13, 7), layout="constrained")
-    axes[0, 0].hist([len(c.motion) / mo.FPS for c in clips], bins=40, color="#4878a8")
+    axes[0, 0].hist(seconds, bins=40, color="#4878a8")
     axes[0, 0].set(title="clip length", xlabel="seconds", ylabel="clips")
     minutes = report["splits"]["train"]["minutes_per_speaker"]
     shown = [*minutes.items()][:40]
@@ -98,13 +124,12 @@ def plot(report, clips, path):
     plt.close(figure)
 
 
-def write_pages(clips, head, joint, out, seed):
-    """Three random clips as pages; returns their paths."""
+def write_pages(clips, head, joint, out):
+    """Each clip as a page; returns their paths."""
     from toktalk_jax.page import write_page
 
-    rng, paths = np.random.default_rng(seed), []
-    for k, index in enumerate(rng.permutation(len(clips))[:PAGES]):
-        clip = clips[index]
+    paths = []
+    for k, clip in enumerate(clips):
         if clip.audio is None:
             audio = np.zeros(len(clip.motion) * mo.SAMPLES_PER_FRAME, np.float32)
         else:
@@ -128,27 +153,31 @@ def inspect(directory, out, head_path="", seed=0):
 
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    data = {
-        split: pipeline.evaluation_clips(
-            [directory], split, stats=pipeline.join_stats([directory])
-        )
-        for split in SPLITS
-    }
     (metadata,) = pipeline.describe([directory])
-    every = [clip for clips in data.values() for clip in clips]
+    rng, tallies = np.random.default_rng(seed), {split: Tally() for split in SPLITS}
+    measured, shown = Sample(MEASURED, rng), Sample(PAGES, rng)
+    with tqdm(total=sum(metadata["clips"].values()), unit="clip") as bar:
+        for split, tally in tallies.items():
+            for clip in pipeline.raw_clips(directory, split):
+                tally.add(clip)
+                measured.add(clip.motion)
+                shown.add(clip)
+                bar.update()
     kept = ("corpus", "tokenizer", "rate_hz", "dim", "lookahead_s", "face_model")
     report = {
         **{key: metadata[key] for key in kept},
         "skipped": metadata["skipped"],
-        "splits": {s: describe(clips) for s, clips in data.items() if clips},
-        "coefficients": coefficient_ranges(every, metadata["face_model"]),
+        "splits": {s: tally.facts() for s, tally in tallies.items() if tally.seconds},
+        "coefficients_of_clips": len(measured.clips),
+        "coefficients": coefficient_ranges(measured.clips, metadata["face_model"]),
     }
     report["moving"] = sum(row["std"] > 1e-3 for row in report["coefficients"])
-    plot(report, every, out / "inspect.png")
+    seconds = [s for tally in tallies.values() for s in tally.seconds]
+    plot(report, seconds, out / "inspect.png")
     if metadata["face_model"] == "stand_in" or head_path:
         head = assets.head_of(metadata, head_path)
         joint = metadata["head_joint"]
-        report["pages"] = write_pages(every, head, joint, out, seed)
+        report["pages"] = write_pages(shown.clips, head, joint, out)
     else:
         report["pages"] = []
     (out / "inspect.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -218,24 +218,53 @@ def _joined(metadata):
     return {**metadata[0], "corpus": corpora, "directories": metadata}
 
 
+def raw_clips(directory, split):
+    """Clips of a split one by one, raw motion, without tokens: any size of dataset.
+
+    Yields:
+      `Clip` whose tokens are [S, 0], in the order of the shards; raises as `load` does,
+      and yields nothing for a split that the dataset lacks.
+    """
+    facts = read_metadata(directory)
+    stats = join_stats([directory])._replace(
+        motion_mean=np.zeros(mo.F, np.float32), motion_std=np.ones(mo.F, np.float32)
+    )
+    if facts["clips"].get(split):
+        for shard in _shards(directory, split):
+            for example in shard:
+                clip = _to_clip(example, facts["rate_hz"], stats)
+                yield dataclasses.replace(clip, tokens=clip.tokens[:, :0])
+
+
 def _read_split(directory, split, rate_hz, stats):
+    clips = [
+        _to_clip(example, rate_hz, stats)
+        for shard in _shards(directory, split)
+        for example in shard
+    ]
+    return sorted(clips, key=lambda clip: (clip.corpus, clip.clip_id))
+
+
+def _shards(directory, split):
+    """The examples of each shard of a split, counted."""
     info = tfds.builder_from_directory(str(directory)).info
     if split not in info.splits:
         raise ValueError(f"{directory} has no split {split!r}: {list(info.splits)}")
     part = info.splits[split]
-    clips = []
     for path, length in zip(part.filepaths, part.shard_lengths, strict=True):
-        found = [
-            _to_clip(example, rate_hz, stats)
-            for example in builder.read_shard(os.fspath(path), info.features)
-        ]
-        if len(found) != length:
-            raise ValueError(
-                f"{path} is corrupt: {len(found)} clips where there were {length}; "
-                "delete this file and run the same export again"
-            )
-        clips += found
-    return sorted(clips, key=lambda clip: (clip.corpus, clip.clip_id))
+        yield _counted(builder.read_shard(os.fspath(path), info.features), length, path)
+
+
+def _counted(examples, length, path):
+    count = 0
+    for example in examples:
+        count += 1
+        yield example
+    if count != length:
+        raise ValueError(
+            f"{path} is corrupt: {count} clips where there were {length}; "
+            "delete this file and run the same export again"
+        )
 
 
 def _to_clip(example, rate_hz, stats):
