@@ -23,17 +23,20 @@ def twice(on_skip, each=iter):
 
 
 def open_work(kind):
-    """(read, tokenizer), as a worker opens them."""
-    return twice, Batching() if kind == "batching" else tiny_corpus.tokenizer()
+    """(read, tokenizer, foreign), as a worker opens them."""
+    if kind == "paired":
+        return twice, tiny_corpus.tokenizer(), Batching()
+    return twice, Batching() if kind == "batching" else tiny_corpus.tokenizer(), None
 
 
 def export(out, kind="plain", beam=None, **options):
     settings = {"about": tiny_corpus.ABOUT, "shards": tiny_corpus.SHARDS, "augment": 1}
-    read, tokenizer = open_work(kind)
+    read, tokenizer, foreign = open_work(kind)
     run = beam and beam.runner(
-        functools.partial(open_work, kind), read, tokenizer, IN_PROCESS
+        functools.partial(open_work, kind), read, tokenizer, IN_PROCESS, foreign
     )
-    return builder.export(read, out, tokenizer, run=run, **settings | options)
+    settings |= {"run": run, "foreign": foreign, **options}
+    return builder.export(read, out, tokenizer, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def beam():
     return beam
 
 
-@pytest.mark.parametrize("kind", ["plain", "batching"])
+@pytest.mark.parametrize("kind", ["plain", "batching", "paired"])
 def test_same_shards_as_one_process(beam, tmp_path, kind):
     """Also with a tokenizer whose tokens show who shared their batch."""
     local = export(tmp_path / "local", kind)

@@ -33,7 +33,7 @@ from toktalk_jax import motion as mo
 from toktalk_jax.tokenizers import load
 from tools.export_sources import CORPORA, TRACKED
 
-STATE = "tokenizer_state.npz"
+STATE, FOREIGN_STATE = "tokenizer_state.npz", "foreign_state.npz"
 SHIPPED_STATE = pathlib.Path(toktalk_jax.__file__).parent / "checkpoints/small" / STATE
 FIT_TOKENS = 20_000  # fewer leave most rows of the later codebooks unused
 DEAD_METRES = 1e-5
@@ -84,11 +84,27 @@ def _load(args, state):
     return load.load(name, args.weights, state, args.device)
 
 
+def make_foreign(args):
+    """The second tokenizer, or None.
+
+    Raises:
+      ValueError: options of a second tokenizer without one, or the same one twice.
+    """
+    if not args.foreign:
+        if args.foreign_weights or args.foreign_state or args.foreign_causal:
+            raise ValueError("--foreign_... options go with --foreign NAME")
+        return None
+    name = args.foreign + (load.CAUSAL if args.foreign_causal else "")
+    state = args.foreign_state or SHIPPED_STATE
+    return load.load(name, args.foreign_weights, state, args.device)
+
+
 def open_work(args):
-    """(read, tokenizer) of these arguments, in a worker process."""
+    """(read, tokenizer, foreign) of these arguments, in a worker process."""
     read, _ = CORPORA[args.corpus.partition(":")[0]](args, _head(args))
     kept = pathlib.Path(args.out) / STATE
-    return read, _load(args, kept if kept.exists() else SHIPPED_STATE)
+    tokenizer = _load(args, kept if kept.exists() else SHIPPED_STATE)
+    return read, tokenizer, make_foreign(args)
 
 
 def _head(args):
@@ -115,7 +131,9 @@ def export(args):
     name = args.corpus.partition(":")[0]
     if name not in CORPORA:
         raise ValueError(f"--corpus is {name!r}; expected one of {sorted(CORPORA)}")
-    if args.tokenizer == "hibari" and (name != "performer" or args.augment):
+    if "hibari" in (args.tokenizer, args.foreign) and (
+        name != "performer" or args.augment
+    ):
         raise ValueError(
             "hibari tokens are the synthesizer's states while it speaks: they go with "
             "--corpus performer, and without --augment, which changes the voice"
@@ -127,10 +145,14 @@ def export(args):
         )
     head = _head(args)
     read, facts = CORPORA[name](args, head)
+    foreign = make_foreign(args)
     tokenizer = make_tokenizer(args, _with_progress(read, "fit tokenizer"))
+    if foreign and foreign.hash == tokenizer.hash:
+        raise ValueError("--foreign is the same tokenizer as --tokenizer")
     out = pathlib.Path(args.out)
-    if args.tokenizer == "mel_rvq":
-        _keep_state(tokenizer, out / STATE)
+    for made, name in ((tokenizer, STATE), (foreign, FOREIGN_STATE)):
+        if made and made.name == "mel_rvq":
+            _keep_state(made, out / name)
     about = {"corpus": args.corpus, "head_joint": "neck", **facts}
     about |= {"face_model": head.name, "face_hash": head.hash()}
     if args.device != "cpu":  # its sums differ in the last bits
@@ -147,7 +169,8 @@ def export(args):
         with_landmarks=args.with_landmarks,
         strict=args.strict,
         shards=_shards(args.shards),
-        run=_beam(args, read, tokenizer) if args.runner == "beam" else None,
+        run=_beam(args, read, tokenizer, foreign) if args.runner == "beam" else None,
+        foreign=foreign,
     )
 
 
@@ -169,7 +192,7 @@ def _shards(text):
     return dict(zip(("train", "validation", "test"), map(int, counts), strict=True))
 
 
-def _beam(args, read, tokenizer):
+def _beam(args, read, tokenizer, foreign):
     """What makes the shards under Apache Beam."""
     from toktalk_jax.data import beam
 
@@ -190,7 +213,7 @@ def _beam(args, read, tokenizer):
     here = {"out": str(pathlib.Path(args.out).resolve())}
     here["source"] = args.source and str(pathlib.Path(args.source).resolve())
     there = argparse.Namespace(**vars(args) | here)
-    return beam.runner(functools.partial(work, there), read, tokenizer, flags)
+    return beam.runner(functools.partial(work, there), read, tokenizer, flags, foreign)
 
 
 def _keep_state(tokenizer, path):
@@ -231,6 +254,11 @@ def parser():
         action="store_true",
         help="re-encode the sound so far per chunk of 0.4 s, as a live stream would",
     )
+    second = p.add_argument_group("a second tokenizer, for training an adapter")
+    second.add_argument("--foreign", default="", choices=["", *sorted(load.NAMES)])
+    second.add_argument("--foreign_weights", default="", help="as --weights")
+    second.add_argument("--foreign_state", default="", help="as --tokenizer_state")
+    second.add_argument("--foreign_causal", action="store_true", help="as --causal")
     p.add_argument("--out", required=True, help="dataset directory")
     state = p.add_mutually_exclusive_group()
     state.add_argument("--tokenizer_state", default="", help="mel_rvq codebooks, npz")

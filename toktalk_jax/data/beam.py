@@ -35,18 +35,20 @@ class PipelineFailed(ValueError):
     """The pipeline ended with an error; the message holds the worker's."""
 
 
-def runner(open_work, read, tokenizer, flags=()):
+def runner(open_work, read, tokenizer, flags=(), foreign=None):
     """What `builder.export` takes as `run`.
 
     Args:
-      open_work: () -> (read, tokenizer), called once in each worker process: the same
-        as here. It is pickled, so a partial of a function in an importable module.
-      read, tokenizer: as `builder.export` is given them.
+      open_work: () -> (read, tokenizer, foreign), called once in each worker process:
+        the same as here. It is pickled, so a partial of a function in an importable
+        module.
+      read, tokenizer, foreign: as `builder.export` is given them.
       flags: Beam's pipeline options; none: one process per core of this machine.
     """
     flags = list(flags) or [*HERE, f"--direct_num_workers={os.cpu_count()}"]
     flags = ["--default_sdk_harness_log_level=ERROR", *flags]
-    return functools.partial(_run, open_work, read, builder.group_of(tokenizer), flags)
+    group = builder.group_of(tokenizer, foreign)
+    return functools.partial(_run, open_work, read, group, flags)
 
 
 def _run(open_work, read, group, flags, out, settings):
@@ -93,7 +95,7 @@ class _Opened:
     """Reader and tokenizer of a worker process, whose threads take turns."""
 
     def __init__(self, open_work):
-        self.read, self.tokenizer = open_work()
+        self.read, self.tokenizer, self.foreign = open_work()
         self.lock = threading.Lock()
 
 
@@ -114,8 +116,8 @@ class _Encode(beam.DoFn):
 
     def _encode(self, part):
         out, shards = pathlib.Path(self.out), self.settings["shards"]
-        tokenizer, skipped = self.opened.tokenizer, []
-        kinds = builder.features_of(tokenizer, self.settings)
+        tokenizer, foreign = self.opened.tokenizer, self.opened.foreign
+        kinds, skipped = builder.features_of(tokenizer, self.settings, foreign), []
 
         def wanted(clip_id, split):
             index = spool.shard_of(clip_id, shards[split])
@@ -123,7 +125,7 @@ class _Encode(beam.DoFn):
 
         every = spool.encoded(
             self.opened.read,
-            lambda clips: builder.serialise_all(clips, tokenizer, kinds),
+            lambda clips: builder.serialise_all(clips, tokenizer, kinds, foreign),
             wanted,
             spool.skipper(skipped, self.settings["strict"]),
             group=self.group,

@@ -46,6 +46,7 @@ def export(
     strict=False,
     shards=SHARDS,
     run=None,
+    foreign=None,
 ):
     """Export a corpus, or finish an export that was interrupted.
 
@@ -64,6 +65,8 @@ def export(
       shards: shards per split.
       run: None makes the shards in this process; else it is called with (out, settings)
         and makes them elsewhere, as `beam.runner` does.
+      foreign: a second tokenizer, whose embeddings of the same clips go beside those of
+        the first: what an adapter is trained on.
 
     Returns:
       The metadata, as in metadata.json.
@@ -77,8 +80,8 @@ def export(
     settings = dict(augment=augment, seed=seed, with_audio=with_audio, shards=shards)
     if with_landmarks:  # datasets made before there were any do not name it
         settings["with_landmarks"] = True
-    plan = _plan(about, tokenizer, settings)
-    kinds = features_of(tokenizer, settings)
+    plan = _plan(about, tokenizer, settings, foreign)
+    kinds = features_of(tokenizer, settings, foreign)
     with _clear_disk_errors(out):
         finished = spool.begin(out, plan)
         if finished:
@@ -87,12 +90,12 @@ def export(
             spool.fill(
                 read,
                 out,
-                lambda clips: serialise_all(clips, tokenizer, kinds),
+                lambda clips: serialise_all(clips, tokenizer, kinds, foreign),
                 shards=shards,
                 augment=augment,
                 seed=seed,
                 strict=strict,
-                group=group_of(tokenizer),
+                group=group_of(tokenizer, foreign),
             )
         else:
             run(out, settings | {"strict": strict})
@@ -102,37 +105,44 @@ def export(
     return metadata
 
 
-def group_of(tokenizer):
+def group_of(tokenizer, foreign=None):
     """Items whose clips are sorted by length and tokenised together."""
-    return GROUP * tokenizer.batch if tokenizer.batch > 1 else 1
+    batch = max(t.batch for t in (tokenizer, foreign) if t)
+    return GROUP * batch if batch > 1 else 1
 
 
-def _plan(about, tokenizer, settings):
+def _plan(about, tokenizer, settings, foreign):
     """What decides every byte of an export; another plan may not go on in its place."""
-    plan = {
-        **about,
+    plan = {**about, **identity(tokenizer), **settings}
+    if foreign:
+        plan["foreign"] = identity(foreign)
+    return json.loads(json.dumps(plan))  # tuples become lists, as when read back
+
+
+def identity(tokenizer):
+    """What metadata.json says of a tokenizer."""
+    return {
         "tokenizer": tokenizer.name,
         "tokenizer_hash": tokenizer.hash,
         "rate_hz": tokenizer.rate_hz,
         "dim": tokenizer.dim,
         "lookahead_s": tokenizer.lookahead_s,
-        **settings,
     }
-    return json.loads(json.dumps(plan))  # tuples become lists, as when read back
 
 
-def features_of(tokenizer, settings):
+def features_of(tokenizer, settings, foreign=None):
     """`features` of an export with these settings."""
     return features(
         tokenizer.dim,
         tokenizer.num_codes,
         settings["with_audio"],
         settings.get("with_landmarks", False),
+        foreign.dim if foreign else 0,
     )
 
 
-def features(dim, codes, with_audio, with_landmarks=False):
-    """`tfds.features.FeaturesDict` of one clip; dim A and codes Q, 0 for none."""
+def features(dim, codes, with_audio, with_landmarks=False, foreign_dim=0):
+    """`tfds.features.FeaturesDict` of one clip; dims A, A' and codes Q, 0 for none."""
     tensor = tfds.features.Tensor
     fields = {
         "clip_id": tfds.features.Text(),
@@ -151,27 +161,35 @@ def features(dim, codes, with_audio, with_landmarks=False):
         fields["audio"] = tensor(shape=(None,), dtype=np.int16, encoding="bytes")
     if with_landmarks:  # no frames where a clip has none
         fields["lips"] = tensor(shape=(None, len(LIPS), 3), dtype=np.float32)
+    if foreign_dim:
+        fields["foreign"] = tensor(shape=(None, foreign_dim), dtype=np.float32)
     return tfds.features.FeaturesDict(fields)
 
 
-def serialise_all(clips, tokenizer, kinds):
-    """For each `schema.RawClip` its tf.train.Example bytes, or the BadClip it is.
+def serialise_all(clips, tokenizer, kinds, foreign=None):
+    """For each `schema.RawClip` its tf.train.Example bytes, or the BadClip it is."""
+    own = _tokenise_all(clips, tokenizer)
+    other = _tokenise_all(clips, foreign) if foreign else [(None, None)] * len(clips)
+    out = []
+    for clip, made, beside in zip(clips, own, other, strict=True):
+        bad = next((m for m in (made, beside) if isinstance(m, schema.BadClip)), None)
+        out.append(bad or serialise(clip, *made, kinds, beside[1]))
+    return out
 
-    Clips of like length are tokenised together, in batches of `tokenizer.batch`.
-    """
+
+def _tokenise_all(clips, tokenizer):
+    """`tokenise` of clips of like length together, in batches of `tokenizer.batch`."""
     order = sorted(range(len(clips)), key=lambda k: len(clips[k].audio))
     out = [None] * len(clips)
     for start in range(0, len(order), tokenizer.batch):
         chosen = order[start : start + tokenizer.batch]
-        for k, made in zip(
-            chosen, tokenise([clips[k] for k in chosen], tokenizer), strict=True
-        ):
-            bad = isinstance(made, schema.BadClip)
-            out[k] = made if bad else serialise(clips[k], *made, kinds)
+        made = tokenise([clips[k] for k in chosen], tokenizer)
+        for k, one in zip(chosen, made, strict=True):
+            out[k] = one
     return out
 
 
-def serialise(clip, codes, tokens, kinds):
+def serialise(clip, codes, tokens, kinds, foreign=None):
     """One tokenised `schema.RawClip` as tf.train.Example bytes."""
     example = {
         "clip_id": clip.clip_id,
@@ -183,6 +201,8 @@ def serialise(clip, codes, tokens, kinds):
         "emotion": np.int32(clip.emotion),
         "intensity": np.int32(clip.intensity),
     }
+    if "foreign" in kinds:
+        example["foreign"] = foreign
     if "codes" in kinds:
         example["codes"] = codes
     if "audio" in kinds:
@@ -247,7 +267,7 @@ def _describe(out, plan, kinds, dead_below):
         for k in range(count)
     }
     shards = {key: path for key, path in shards.items() if path.exists()}
-    moments = _Moments()
+    moments, beside = _Moments(), _Moments()
     clips, frames = {}, dict.fromkeys(plan["shards"], 0)
 
     def train_motion():
@@ -260,6 +280,9 @@ def _describe(out, plan, kinds, dead_below):
                 if split == "train":
                     tokens = mo.to_token_rate(example["tokens"], plan["rate_hz"])
                     moments.add(tokens)
+                    if "foreign" in plan:
+                        rate = plan["foreign"]["rate_hz"]
+                        beside.add(mo.to_token_rate(example["foreign"], rate))
                     yield example["motion"]
         if not frames["train"]:
             raise ValueError(
@@ -270,6 +293,9 @@ def _describe(out, plan, kinds, dead_below):
     stats = mo.Stats(*motion, *moments.mean_and_std())
     # The weights let the statistics of several datasets be joined exactly.
     weights = {"motion_frames": frames["train"], "token_count": moments.count}
+    if "foreign" in plan:
+        mean, std = beside.mean_and_std()
+        weights |= {"foreign_mean": mean.tolist(), "foreign_std": std.tolist()}
     spool.write_text(
         out / "stats.json",
         json.dumps({**json.loads(stats.to_json()), **weights}, indent=1),

@@ -26,6 +26,7 @@ BLOCK_SIZES = (10, 20, 30, None)  # None: one block, full attention
 STYLE_FRAMES = (25, 100)
 KEYS = ("motion", "tokens", "mask", "style", "style_mask", "block_id", "index")
 DTYPES = ("float32", "float32", "bool", "float32", "bool", "int32", "int32")
+PAIRED = {"foreign": "float32", "foreign_mask": "bool"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Clip:
       codes: [S', Q] int32 at the tokenizer's own rate, None if it has none.
       audio: [L] int16 at 16 kHz, None unless exported with it.
       lips: [T, 40, 3] f32 tracked lips, None unless exported with them (`RawClip`).
+      foreign: [S', A'] raw embeddings of a second tokenizer at the base rate, None
+        unless exported with one.
     """
 
     clip_id: str
@@ -50,6 +53,7 @@ class Clip:
     codes: np.ndarray | None
     audio: np.ndarray | None = None
     lips: np.ndarray | None = None
+    foreign: np.ndarray | None = None
     emotion: int = -1
     intensity: int = -1
 
@@ -101,7 +105,7 @@ def load(directories, split, *, tokenizer=None, expect=None, stats=None):
     clips = [
         clip
         for path, facts in zip(directories, metadata, strict=True)
-        for clip in _read_split(path, split, facts["rate_hz"], stats)
+        for clip in _read_split(path, split, facts, stats)
     ]
     names = collections.Counter((clip.corpus, clip.clip_id) for clip in clips)
     if twice := [name for name, count in names.items() if count > 1]:
@@ -193,12 +197,14 @@ def _paths(directories):
 
 
 def _check_alike(directories, metadata):
-    for key in ("tokenizer", "tokenizer_hash", "base_dim", "face_model", "head_joint"):
+    alike = ("tokenizer", "tokenizer_hash", "base_dim", "face_model", "head_joint")
+    for key in (*alike, "foreign"):
         for path, facts in zip(directories, metadata, strict=True):
-            if facts[key] != metadata[0][key]:
+            if facts.get(key) != metadata[0].get(key):
                 raise ValueError(
-                    f"datasets do not belong together: {key} is {metadata[0][key]!r} "
-                    f"in {directories[0]} but {facts[key]!r} in {path}"
+                    f"datasets do not belong together: {key} is "
+                    f"{metadata[0].get(key)!r} in {directories[0]} but "
+                    f"{facts.get(key)!r} in {path}"
                 )
 
 
@@ -232,13 +238,13 @@ def raw_clips(directory, split):
     if facts["clips"].get(split):
         for shard in _shards(directory, split):
             for example in shard:
-                clip = _to_clip(example, facts["rate_hz"], stats)
+                clip = _to_clip(example, facts, stats)
                 yield dataclasses.replace(clip, tokens=clip.tokens[:, :0])
 
 
-def _read_split(directory, split, rate_hz, stats):
+def _read_split(directory, split, facts, stats):
     clips = [
-        _to_clip(example, rate_hz, stats)
+        _to_clip(example, facts, stats)
         for shard in _shards(directory, split)
         for example in shard
     ]
@@ -267,9 +273,12 @@ def _counted(examples, length, path):
         )
 
 
-def _to_clip(example, rate_hz, stats):
+def _to_clip(example, facts, stats):
     text = {k: example[k].decode() for k in ("clip_id", "speaker_id", "corpus")}
-    tokens = mo.to_token_rate(example["tokens"], rate_hz)
+    tokens = mo.to_token_rate(example["tokens"], facts["rate_hz"])
+    foreign = example.get("foreign")
+    if foreign is not None:
+        foreign = mo.to_token_rate(foreign, facts["foreign"]["rate_hz"])
     lips = example.get("lips", ())
     return Clip(
         **text,
@@ -280,6 +289,7 @@ def _to_clip(example, rate_hz, stats):
         codes=example.get("codes"),
         audio=example.get("audio"),
         lips=lips if len(lips) else None,
+        foreign=foreign,
         emotion=int(example["emotion"]),
         intensity=int(example["intensity"]),
     )
@@ -295,6 +305,7 @@ def batches(
     style_frames=STYLE_FRAMES,
     style_reference="same_clip",
     block_sizes=BLOCK_SIZES,
+    adapter_context=None,
     process_index=0,
     process_count=1,
 ):
@@ -309,11 +320,15 @@ def batches(
       style_reference: "same_clip" (disjoint from the target; another clip of the
         speaker when there is no room), "same_window" or "same_speaker".
       block_sizes: attention blocks to draw from, each at a random even phase.
+      adapter_context: tokens before the window that the foreign ones begin at; None
+        leaves the foreign tokens out.
 
     Returns:
       Iterator of dicts of NumPy: motion [B, T, 56] f32 z-scores, tokens [B, T / 2, A]
       f32, mask [B, T], style [B, R, 56], style_mask [B, R], block_id [B, T] int32,
-      index [B] int32, the global example index step * B + i.
+      index [B] int32, the global example index step * B + i; with `adapter_context` n
+      also foreign [B, n + T / 2, A'] f32 and foreign_mask [B, n + T / 2], False before
+      the clip begins.
 
     Raises:
       ValueError: settings that no batch can be made of, at once.
@@ -348,21 +363,26 @@ def batches(
                 style_frames=style_frames,
                 style_reference=style_reference,
                 blocks=block_sizes,
+                adapter_context=adapter_context,
             )
             for index in range(first, first + share)
         ]
-        return [np.stack([row[key] for row in rows]) for key in KEYS]
+        return [np.stack([row[key] for row in rows]) for key in kinds]
 
+    kinds = dict(zip(KEYS, DTYPES, strict=True))
+    if adapter_context is not None:
+        kinds |= PAIRED
     steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
-    made = steps.map(lambda step: tf.numpy_function(batch, [step], list(DTYPES)))
+    types = list(kinds.values())
+    made = steps.map(lambda step: tf.numpy_function(batch, [step], types))
     holder = [made.prefetch(4).as_numpy_iterator()]
-    found = _drain(holder)
+    found = _drain(holder, tuple(kinds))
     # The prefetch thread runs Python. Dropped only when the interpreter is torn down,
     # it would wait for a lock that never comes, and the process would never end.
     weakref.finalize(found, holder.clear)
     return found
 
 
-def _drain(holder):
+def _drain(holder, keys):
     while holder:
-        yield dict(zip(KEYS, next(holder[0]), strict=True))
+        yield dict(zip(keys, next(holder[0]), strict=True))

@@ -17,8 +17,9 @@ _LENGTH, _ROW, _EPOCH = 0, 1, 2  # streams of random numbers under one seed
 
 
 def frames_of(clip):
-    """Frames of a clip that have both motion and tokens."""
-    return min(len(clip.motion), mo.FRAMES_PER_TOKEN * len(clip.tokens))
+    """Frames of a clip that have motion, tokens and, if there are any, foreign ones."""
+    tokens = min(len(t) for t in (clip.tokens, clip.foreign) if t is not None)
+    return min(len(clip.motion), mo.FRAMES_PER_TOKEN * tokens)
 
 
 def window_length(seed, step, lengths):
@@ -55,7 +56,18 @@ def same_speaker(clips):
     return another
 
 
-def row(clips, another, index, window, *, seed, style_frames, style_reference, blocks):
+def row(
+    clips,
+    another,
+    index,
+    window,
+    *,
+    seed,
+    style_frames,
+    style_reference,
+    blocks,
+    adapter_context=None,
+):
     """One training example, drawn from (seed, index).
 
     Args:
@@ -66,10 +78,12 @@ def row(clips, another, index, window, *, seed, style_frames, style_reference, b
       style_frames: shortest and longest style reference; the longest is R.
       style_reference: "same_clip", "same_window" or "same_speaker".
       blocks: sizes of attention blocks to draw from; None is one block.
+      adapter_context: foreign tokens before the window; None leaves them all out.
 
     Returns:
       dict of motion [T, 56], tokens [T / 2, A], mask [T], style [R, 56],
-      style_mask [R], block_id [T] int32, index int32.
+      style_mask [R], block_id [T] int32, index int32, and foreign and foreign_mask as
+      `pipeline.batches` has them.
     """
     epoch, place = divmod(index, len(clips))
     chosen = int(epoch_order(seed, epoch, len(clips))[place])
@@ -96,6 +110,7 @@ def row(clips, another, index, window, *, seed, style_frames, style_reference, b
     style = clips[source].motion[first:last]
     return {
         **_target(clip, start, stop, window),
+        **_foreign(clip, start, window, adapter_context),
         "style": _padded(style, style_frames[1]),
         "style_mask": np.arange(style_frames[1]) < len(style),
         "block_id": _block_id(rng, window, blocks),
@@ -111,6 +126,20 @@ def _target(clip, start, stop, window):
         "tokens": _padded(clip.tokens[first : first + count], count),
         "mask": np.arange(window) < stop - start,
     }
+
+
+def _foreign(clip, start, window, context):
+    """Foreign tokens of a window and of `context` tokens before it."""
+    if context is None:
+        return {}
+    first = start // mo.FRAMES_PER_TOKEN
+    last = first + window // mo.FRAMES_PER_TOKEN
+    missing = max(context - first, 0)
+    found = clip.foreign[max(first - context, 0) : last]
+    tokens = np.concatenate([np.zeros((missing, found.shape[1])), found])
+    # A stream goes on after its clip, with tokens of the mean.
+    mask = np.arange(context + window // mo.FRAMES_PER_TOKEN) >= missing
+    return {"foreign": _padded(tokens, len(mask)), "foreign_mask": mask}
 
 
 def _draw_span(rng, spans, style_frames):
