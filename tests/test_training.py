@@ -190,14 +190,19 @@ def test_schedules():
 
 def test_frozen_paths_stay_bitwise_and_hold_no_state():
     params = {"base": {"w": jnp.ones(3)}, "adapter": {"w": jnp.ones(2)}}
-    frozen = optim.freeze(optim.adam(0.1, 1.0), params, ("base/",))
+    adam = optim.adam(0.1, 1.0)
+    frozen = optim.freeze(adam, params, ("adapter/",), ("base/",))
     state = frozen.init(params)
     update, _ = frozen.update(params, state, params)
     np.testing.assert_array_equal(update["base"]["w"], 0)
     assert (update["adapter"]["w"] != 0).all()
     assert not any(x.shape == (3,) for x in jax.tree.leaves(state))
     with pytest.raises(ValueError, match="matches none"):
-        optim.freeze(optim.adam(0.1, 1.0), params, ("bas$",))
+        optim.freeze(adam, params, ("adapter/",), ("bas$",))
+    for live in (("base/", "adapter/"), ("adapter/w",)):
+        params["new"] = {"w": jnp.ones(1)}
+        with pytest.raises(ValueError, match="must match either"):
+            optim.freeze(adam, params, live, ("base/",))
 
 
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(fresh, mapped, tmp_path):

@@ -6,7 +6,8 @@ r"""Score a trained model on held-out clips, streamed as it serves.
 Rows (--rows, joined by commas): stream (the model, one sample per clip, chunk by
 chunk), mean (mean of --samples samples), whole (the same weights solved over the whole
 clip), static (training mean face), ridge (ridge regression on the tokens that the
-stream sees), truth (the dataset's own motion: where its motion was fitted to tracked
+stream sees), adapter (as stream, from the foreign tokens of the dataset, through
+--adapter), truth (the dataset's own motion: where its motion was fitted to tracked
 landmarks that it holds, what the fit itself leaves). Written to the workdir:
 evaluation.json, evaluation.md, evaluation.png, and with --keep_row one file per row
 under configs/results/rows/.
@@ -24,9 +25,9 @@ from toktalk_jax import command_line
 from toktalk_jax.evaluation import predict, report, scoring
 from toktalk_jax.inputs import encode_style
 from toktalk_jax.sample import make_sampler
-from toktalk_jax.training import checkpoints
+from toktalk_jax.training import adapters, checkpoints
 
-ROWS = ("stream", "mean", "whole", "static", "ridge", "truth")
+ROWS = ("stream", "mean", "whole", "static", "ridge", "truth", "adapter")
 ROWS_DIRECTORY = pathlib.Path(__file__).resolve().parent.parent / "configs/results/rows"
 VOCABULARY = {
     "grid": "51 words",
@@ -45,6 +46,7 @@ def evaluate(
     seed=0,
     limit=None,
     landmark_map=None,
+    adapter="",
 ):
     """Score a run; returns a list of `report.Row` in the order of `rows`.
 
@@ -54,9 +56,11 @@ def evaluate(
       rows: names out of ROWS; samples: per clip, for the energy score and the mean.
       landmark_map: where the tracker's landmarks lie on a head of the user's own; used
         where the dataset holds tracked lips.
+      adapter: run, bundle or shipped name, for the row "adapter".
 
     Raises:
-      ValueError: an unknown row, or a dataset that the model was not made for.
+      ValueError: an unknown row, or a dataset that the model or the adapter was not
+        made for.
     """
     from toktalk_jax.data import pipeline
     from toktalk_jax.flame import fit, landmarks
@@ -65,7 +69,10 @@ def evaluate(
     unknown = [name for name in rows if name not in ROWS]
     if unknown:
         raise ValueError(f"--rows holds {unknown}; expected names out of {ROWS}")
+    if ("adapter" in rows) != bool(adapter):
+        raise ValueError("the row 'adapter' and --adapter DIR go together")
     bundle = checkpoints.load(workdir)
+    before = adapters.load(adapter) if adapter else None
     # Codebooks of another fit have the same name and width, and mean nothing here.
     kept = ("tokenizer", "tokenizer_hash", "face_model", "face_hash", "head_joint")
     expect = {key: bundle.dataset[key] for key in kept if key in bundle.dataset}
@@ -77,8 +84,10 @@ def evaluate(
         raise ValueError(f"{config.dataset} has no {split} clips to score")
     settings = config.sample.to_dict()
     head = head_of(bundle.dataset, config.head)
+    if before:
+        _check_foreign(config.dataset, before)
     predictions = _predict(
-        *(bundle, settings, head, clips, train, rows, samples, seed),
+        *(bundle, before, settings, head, clips, train, rows, samples, seed),
         lambda: get("validation"),
     )
     control = predictions.get("whole")
@@ -96,14 +105,19 @@ def evaluate(
             chunk_frames=sampler.chunk_frames,
             head_joint=bundle.dataset.get("head_joint", "neck"),
         )
-        trained = name in ("stream", "mean", "whole")
+        trained = name in ("stream", "mean", "whole", "adapter")
         weights = f"ema at step {bundle.meta['step']}" if trained else "none"
-        kept = samples if name == "stream" else 1
-        row = dict(facts, name=_row_name(name, bundle, samples), weights=weights)
+        kept = samples if name in ("stream", "adapter") else 1
+        row = dict(
+            facts, name=_row_name(name, bundle, samples, before), weights=weights
+        )
         if trained:
             row["note"] += f"; {_sampling(sampler)}"
             run = {k: v for k, v in bundle.config.items() if k != "dataset"}
             drawn = {"sample": settings, "samples": samples}
+            if name == "adapter":
+                row["note"] += f"; {_adapted(before)}"
+                drawn["adapter"] = before.meta["hash"]
             row["config_hash"] = _hash({"run": run, **drawn})
             row["dataset_hash"] = _hash([bundle.dataset, facts["dataset_hash"]])
         out.append(report.Row(scores=scores, skipped=skipped, samples=kept, **row))
@@ -135,27 +149,65 @@ def _sampling(sampler):
     )
 
 
-def _row_name(name, bundle, samples):
+def _check_foreign(directories, before):
+    """Refuse a dataset whose second tokenizer is not the adapter's."""
+    from toktalk_jax.data import pipeline
+
+    wanted = before.facts["foreign"]
+    for facts in pipeline.describe(directories):
+        found = facts.get("foreign") or {}
+        for key in ("tokenizer", "tokenizer_hash", "rate_hz", "dim"):
+            if found.get(key) != wanted[key]:
+                raise ValueError(
+                    f"the dataset's second tokenizer has {key} {found.get(key)!r}, the "
+                    f"adapter was trained with {wanted[key]!r}; export with "
+                    f"--foreign {wanted['tokenizer']}"
+                )
+
+
+def _adapted(before):
+    """How the adapter was made, for a reader of the table."""
+    run, facts = before.config["train"], before.facts
+    kind = "linear map" if before.config["adapter"]["depth"] is None else "adapter"
+    losses = ", ".join(f"{k} {run[k]:g}" for k in ("flow", "align", "distill"))
+    return (
+        f"{kind} from {facts['foreign']['tokenizer']}, {losses}, faces {run['faces']}, "
+        f"{before.meta['step']} steps on {facts['seconds'] / 60:.0f} min"
+    )
+
+
+def _row_name(name, bundle, samples, before=None):
+    if name == "adapter":
+        return f"adapter from {before.facts['foreign']['tokenizer']}"
     objective = bundle.config["train"]["objective"]
     if name == "mean":
         return f"mean of {samples}"
     return f"{objective} {name}" if name in ("stream", "whole") else name
 
 
-def _predict(bundle, settings, head, clips, train, rows, samples, seed, validation):
-    """{row: list of motion [T, F], or of samples [k, T, F] for "stream"}."""
+def _draw(sampler, clips, styles, samples, seed):
+    """Samples [k, T, F] of every clip."""
+    draws = [
+        predict.streamed(sampler, clips, styles, seed=seed, sample=sample)
+        for sample in tqdm(range(samples), desc="samples")
+    ]
+    return [np.stack(d) for d in zip(*draws, strict=True)]
+
+
+def _predict(
+    bundle, before, settings, head, clips, train, rows, samples, seed, validation
+):
+    """{row: list of motion [T, F], or of samples [k, T, F] for a stream}."""
     out = {}
-    if {"stream", "mean", "whole"} & set(rows):
+    if {"stream", "mean", "whole", "adapter"} & set(rows):
         styles = reference_styles(bundle, clips, train)
     if {"stream", "mean"} & set(rows):
         sampler = make_sampler(bundle, settings)
-        draws = []
-        for sample in tqdm(range(samples), desc="samples"):
-            draws.append(
-                predict.streamed(sampler, clips, styles, seed=seed, sample=sample)
-            )
-        out["stream"] = [np.stack(d) for d in zip(*draws, strict=True)]
+        out["stream"] = _draw(sampler, clips, styles, samples, seed)
         out["mean"] = [d.mean(0) for d in out["stream"]]
+    if "adapter" in rows:
+        sampler = make_sampler(bundle, settings, before)
+        out["adapter"] = _draw(sampler, clips, styles, samples, seed)
     if "whole" in rows:
         out["whole"] = predict.whole(
             lambda **sizes: make_sampler(bundle, settings, **sizes),
@@ -267,6 +319,7 @@ def main(argv):
             seed=f.seed,
             limit=f.limit or None,
             landmark_map=f.landmark_map,
+            adapter=f.adapter,
         )
         reference = "ridge" if "ridge" in names else None
         title = f"{rows[0].corpus}, {f.split} split, {pathlib.Path(f.workdir).name}"
@@ -301,6 +354,7 @@ def define_flags():
     flags.DEFINE_string(
         "landmark_map", "", "for tracked lips on a head of your own (config.head)"
     )
+    flags.DEFINE_string("adapter", "", "for the row adapter: run, bundle or name")
     flags.DEFINE_bool("keep_row", False, "keep the rows for later tables")
     flags.mark_flag_as_required("config")
 

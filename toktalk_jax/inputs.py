@@ -57,7 +57,18 @@ def load_style(bundle, name):
     return encode_style(bundle, styles[name][None])
 
 
-def load_tokens(path, bundle):
+def heard_by(bundle, adapter=None):
+    """(facts of the tokenizer that feeds a model, its state file, raw width A).
+
+    Args:
+      adapter: `training.adapters.AdapterBundle` in front of the model, or None.
+    """
+    if adapter is None:
+        return bundle.dataset, bundle.tokenizer_state, len(bundle.stats.token_mean)
+    return adapter.facts["foreign"], adapter.tokenizer_state, len(adapter.mean)
+
+
+def load_tokens(path, bundle, adapter=None):
     """Base-rate tokens [S, A] of a token .npz, checked against the model.
 
     Raises:
@@ -67,7 +78,8 @@ def load_tokens(path, bundle):
     for key in ("tokens", "rate_hz"):
         if key not in raw:
             raise ValueError(f"{path} has no {key!r}; it holds {sorted(raw)}")
-    tokens, wanted = raw["tokens"], bundle.dataset["tokenizer"]
+    facts, _, width = heard_by(bundle, adapter)
+    tokens, wanted = raw["tokens"], facts["tokenizer"]
     if tokens.dtype not in (np.float16, np.float32) or tokens.ndim != 2:
         raise ValueError(
             f"{path}: tokens are {tokens.dtype} {tokens.shape}; expected [S, A] "
@@ -76,7 +88,7 @@ def load_tokens(path, bundle):
     if "tokenizer" in raw and str(raw["tokenizer"]) != wanted:
         raise ValueError(
             f"{path} holds {raw['tokenizer']} tokens; this model was trained on "
-            f"{wanted} tokens: use a model of that tokenizer, or an adapter"
+            f"{wanted} tokens: use a model of that tokenizer, or an adapter (--adapter)"
         )
     rate, audio = np.asarray(raw["rate_hz"]), raw.get("audio")
     if not len(tokens) or rate.shape or rate.dtype.kind not in "fiu":
@@ -90,7 +102,6 @@ def load_tokens(path, bundle):
             "kHz"
         )
     tokens = mo.to_token_rate(tokens.astype(np.float32), float(rate))
-    width = len(bundle.stats.token_mean)
     if tokens.shape[1] != width:
         raise ValueError(
             f"{path}: tokens are {tokens.shape[1]} wide at 12.5 Hz; this model takes "
@@ -99,21 +110,22 @@ def load_tokens(path, bundle):
     return tokens, audio
 
 
-def load_tokenizer(bundle, weights=None):
-    """The tokenizer that the bundle was trained with.
+def load_tokenizer(bundle, weights=None, adapter=None):
+    """The tokenizer that the bundle, or the adapter in front of it, was trained with.
 
     Raises:
       ValueError: it needs weights that were not given, or other ones.
       FileNotFoundError, ImportError: see `tokenizers.load`.
     """
-    name = bundle.dataset["tokenizer"]
+    facts, state, _ = heard_by(bundle, adapter)
+    name = facts["tokenizer"]
     if name == "hibari":
         raise ValueError(
             "the model was trained on the synthesizer's own states, which no recording "
             "has; give --text, or --tokens, a file of token embeddings"
         )
-    tokenizer = load.load(name, weights or "", bundle.tokenizer_state)
-    if tokenizer.hash != (wanted := bundle.dataset["tokenizer_hash"]):
+    tokenizer = load.load(name, weights or "", state)
+    if tokenizer.hash != (wanted := facts["tokenizer_hash"]):
         raise ValueError(
             f"these are other {name} weights ({tokenizer.hash}) than the model was "
             f"trained with ({wanted}); name those with --weights"

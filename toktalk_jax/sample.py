@@ -2,6 +2,7 @@ r"""Animate a wav, a text or token embeddings with a trained model, chunk by chu
 
     python -m toktalk_jax.sample --wav speech.wav --out out
     python -m toktalk_jax.sample --text "Hello there." --style warm --out out
+    python -m toktalk_jax.sample --text "Hello." --adapter hibari_to_small --out out
     python -m toktalk_jax.sample --tokens reply.npz --workdir runs/base \
         --config configs/base.py --config.sample.num_steps=5 --out out
 
@@ -28,18 +29,19 @@ from absl import app, flags, logging
 
 from toktalk_jax import command_line, models, takes
 from toktalk_jax import motion as mo
-from toktalk_jax.inputs import load_style, load_tokenizer, load_tokens
+from toktalk_jax.inputs import heard_by, load_style, load_tokenizer, load_tokens
 from toktalk_jax.streaming import Sampler
 from toktalk_jax.tokenizers import hibari
-from toktalk_jax.training import checkpoints
+from toktalk_jax.training import adapters, checkpoints
 
 
-def make_sampler(bundle, settings=None, **options):
+def make_sampler(bundle, settings=None, adapter=None, **options):
     """`Sampler` of a bundle.
 
     Args:
       settings: `sample` block of a config (chunk_seconds, context_frames, num_steps,
         guidance, known, grid, temperature); None: the bundle's own.
+      adapter: `training.adapters.AdapterBundle` for tokens of another tokenizer.
       options: overrides of `Sampler`'s own arguments, for instance chunk_frames.
     """
     settings = dict(bundle.config["sample"] if settings is None else settings)
@@ -48,6 +50,8 @@ def make_sampler(bundle, settings=None, **options):
     if bundle.config["train"]["objective"] == "regression":
         # A regressor is the same network evaluated once, from zero noise, at t = 0.
         arguments |= {"num_steps": 1, "guidance": 0.0, "temperature": 0.0}
+    if adapter is not None:
+        arguments["adapter"] = adapters.spec(adapter, bundle)
     network, _ = models.build(bundle.config["model"], bundle.config["style"])
     return Sampler(
         network, bundle.params["velocity"], bundle.stats, **(arguments | options)
@@ -130,6 +134,7 @@ def sample(
     settings=None,
     evaluation="",
     head="",
+    adapter="",
 ):
     """Run one sample from the command line's values; returns the report.
 
@@ -142,27 +147,30 @@ def sample(
     if sum(bool(x) for x in (wav, text, tokens)) != 1:
         raise ValueError("give exactly one of --wav, --text and --tokens")
     bundle = checkpoints.load(checkpoint)
-    sampler = make_sampler(bundle, settings)
+    before = adapters.load(adapter) if adapter else None
+    sampler = make_sampler(bundle, settings, before)
+    heard = heard_by(bundle, before)[0]["tokenizer"]
     vector = load_style(bundle, style)
     key = jax.random.key(seed)
     if tokens:
-        stream, audio = load_tokens(tokens, bundle)
+        stream, audio = load_tokens(tokens, bundle, before)
         audio = None if audio is None else audio.astype(np.float32) / 32768
         motion, chunks = stream_tokens(sampler, stream, key, vector)
-    elif text and bundle.dataset["tokenizer"] == "hibari":
+    elif text and heard == "hibari":
         spoken = _say(text)
         audio, stream = spoken.audio, mo.to_token_rate(spoken.states, hibari.RATE_HZ)
         motion, chunks = stream_tokens(sampler, stream, key, vector)
     else:
         audio = _speech(wav, text)
-        tokenizer = load_tokenizer(bundle, weights)
+        tokenizer = load_tokenizer(bundle, weights, before)
         motion, chunks = stream_audio(sampler, tokenizer, audio, key, vector)
     report = {
         "input": wav or tokens or text,
         "seconds": len(motion) / mo.FPS,
         "checkpoint": str(checkpoint),
         "weights_hash": bundle.meta["hash"],
-        "tokenizer": bundle.dataset["tokenizer"],
+        "tokenizer": heard,
+        "adapter": before and {"name": str(adapter), "hash": before.meta["hash"]},
         "style": style,
         "chunk_seconds": sampler.chunk_frames / mo.FPS,
         "num_steps": len(sampler.times) - 1,
@@ -228,6 +236,7 @@ def main(argv):
             settings=f.config.sample.to_dict() if f.config else None,
             evaluation=f.evaluation,
             head=f.head,
+            adapter=f.adapter,
         )
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"sample: {error}") from None
@@ -248,6 +257,9 @@ def define_flags():
     flags.DEFINE_string("tokens", "", ".npz of token embeddings")
     flags.DEFINE_string("style", "neutral", "shipped name, style .npz, or none")
     flags.DEFINE_string("weights", "", "weights of the tokenizer, where it needs some")
+    flags.DEFINE_string(
+        "adapter", "", "adapter in front of it: run, bundle folder or shipped name"
+    )
     flags.DEFINE_string("head", "", "FLAME file of the checkpoint's face model")
     flags.DEFINE_string("out", "out", "directory to write")
     flags.DEFINE_integer("seed", 0, "seed of the noise")

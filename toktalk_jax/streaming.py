@@ -17,6 +17,7 @@ from jax import lax
 from toktalk_jax import flow
 from toktalk_jax import motion as mo
 from toktalk_jax.models import layers
+from toktalk_jax.models.adapter import adapt_chunk
 
 
 @flax.struct.dataclass
@@ -83,7 +84,8 @@ class Sampler:
       adapter: optional `AdapterSpec`; tokens are then foreign tokens.
 
     Raises:
-      ValueError: a size that fits no whole token, or an unknown option.
+      ValueError: a size that fits no whole token, an unknown option, or an adapter to
+        tokens of another width.
     """
 
     def __init__(
@@ -110,6 +112,11 @@ class Sampler:
             raise ValueError(f"known is {known!r}; expected 'noised' or 'clean'")
         if dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype is {dtype!r}; expected 'float32' or 'bfloat16'")
+        if adapter and adapter.model.out_dim != len(stats.token_mean):
+            raise ValueError(
+                f"the adapter gives tokens {adapter.model.out_dim} wide, the model "
+                f"takes {len(stats.token_mean)}: it is another base's"
+            )
         self.model = model.clone(stacked=False)
         self.stats, self.adapter = stats, adapter
         self.dtype = jnp.dtype(dtype)
@@ -297,11 +304,10 @@ class Sampler:
         window = jnp.concatenate([stream.foreign, tokens], 1)
         place = jnp.arange(-self.adapter.context_tokens, self.chunk_tokens)
         seen = place[None] >= -self.chunk_tokens * stream.chunk[:, None]
-        block = jnp.broadcast_to((place // self.chunk_tokens)[None], seen.shape)
-        base = self.adapter.model.apply(
-            {"params": self.adapter.params}, window, block, seen
+        base = adapt_chunk(
+            self.adapter.model, self.adapter.params, window, seen, self.chunk_tokens
         )
-        return window[:, self.chunk_tokens :], base[:, -self.chunk_tokens :]
+        return window[:, self.chunk_tokens :], base
 
     def _padded(self, tokens):
         """Tokens padded with the mean token to whole chunks."""

@@ -80,7 +80,7 @@ def _train(config, workdir):
     )
     writer = logs.Writer(workdir, start)
     try:
-        state, metrics = _loop(
+        state, metrics = loop(
             config, state, step_fn, batches, key, checkpointer, writer
         )
     finally:
@@ -90,8 +90,16 @@ def _train(config, workdir):
     return metrics
 
 
-def _loop(config, state, step_fn, batches, key, checkpointer, writer):
-    """The loop, top to bottom: batch, step, log, save."""
+def loop(config, state, step_fn, batches, key, checkpointer, writer):
+    """The loop, top to bottom: batch, step, log, save.
+
+    Args:
+      config: its total_steps, log_every, save_every and seed are read.
+      step_fn: `parallel.mapped_step`; key: root key of all noise.
+
+    Returns:
+      (state, last metrics).
+    """
     key = parallel.replicate(jax.random.fold_in(key, 1))
     metrics, waited, since = {}, 0.0, time.perf_counter()
     logged = start = int(state.step)

@@ -185,6 +185,32 @@ def join_stats(directories):
     )
 
 
+def foreign_stats(directories):
+    """(mean, std) [A'] of the foreign tokens at the base rate, train splits joined.
+
+    Raises:
+      ValueError: a dataset without a second tokenizer.
+    """
+    found = []
+    for path in _paths(directories):
+        stats = json.loads((path / "stats.json").read_text())
+        if "foreign_mean" not in stats:
+            raise ValueError(
+                f"{path} holds no second tokenizer's embeddings; export it with "
+                "tools.export_tokens --foreign NAME"
+            )
+        found.append(stats)
+    counts = [stats["token_count"] for stats in found]
+    means, stds = (
+        np.array([stats[key] for stats in found])
+        for key in ("foreign_mean", "foreign_std")
+    )
+    mean = np.average(means, axis=0, weights=counts)
+    square = np.average(stds**2 + means**2, axis=0, weights=counts)
+    std = np.sqrt(np.maximum(square - mean**2, 0))
+    return mean.astype(np.float32), std.astype(np.float32)
+
+
 def _paths(directories):
     if isinstance(directories, str):
         directories = [d for d in directories.split(",") if d]

@@ -14,11 +14,19 @@ from toktalk_jax import motion as mo
 BATCH = 25  # rows per solve, padded up to this, so that a length compiles once
 
 
-def raw_tokens(clip, stats):
-    """Raw base-rate token embeddings [S, A] of a standardised clip."""
+def raw_tokens(clip, sampler):
+    """Raw base-rate token embeddings [S, A] that a sampler takes, of a clip."""
+    if sampler.adapter:
+        return clip.foreign
+    stats = sampler.stats
     return clip.tokens * np.where(stats.token_std > 1e-8, stats.token_std, 1.0) + (
         stats.token_mean
     )
+
+
+def tokens_of(clip, sampler):
+    """How many tokens of a clip a sampler takes."""
+    return len(clip.foreign if sampler.adapter else clip.tokens)
 
 
 def name_of(clip):
@@ -47,7 +55,7 @@ def streamed(sampler, clips, styles, *, seed=0, sample=0):
     keys = clip_keys(clips, seed, sample)
     groups = collections.defaultdict(list)
     for i, clip in enumerate(clips):
-        groups[-(-len(clip.tokens) // sampler.chunk_tokens)].append(i)
+        groups[-(-tokens_of(clip, sampler) // sampler.chunk_tokens)].append(i)
     out = [None] * len(clips)
     for chunks, members in sorted(groups.items()):
         for start in range(0, len(members), BATCH):
@@ -58,15 +66,16 @@ def streamed(sampler, clips, styles, *, seed=0, sample=0):
                 sampler.sample_clip(keys[np.array(seats)], tokens, styles[seats])
             )
             for row, i in enumerate(rows):
-                frames = min(len(clips[i].motion), 2 * len(clips[i].tokens))
-                out[i] = motion[row, :frames]
+                frames = 2 * tokens_of(clips[i], sampler)
+                out[i] = motion[row, : min(len(clips[i].motion), frames)]
     return out
 
 
 def _padded(clip, sampler, chunks):
-    tokens = raw_tokens(clip, sampler.stats)
+    tokens = raw_tokens(clip, sampler)
     spare = chunks * sampler.chunk_tokens - len(tokens)
-    tail = np.broadcast_to(sampler.stats.token_mean, (spare, tokens.shape[1]))
+    mean = (sampler.adapter or sampler.stats).token_mean
+    tail = np.broadcast_to(mean, (spare, tokens.shape[1]))
     return np.concatenate([tokens, tail])
 
 

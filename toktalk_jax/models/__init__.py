@@ -1,13 +1,21 @@
-"""The three networks."""
+"""The networks."""
 
-from toktalk_jax.models.adapter import Adapter
+from toktalk_jax.models.adapter import Adapter, LinearMap
 from toktalk_jax.models.style import StyleEncoder
 from toktalk_jax.models.velocity import VelocityField
 
-__all__ = ["Adapter", "StyleEncoder", "VelocityField"]
+__all__ = ["Adapter", "LinearMap", "StyleEncoder", "VelocityField"]
 
 
 def build(model, style):
     """(VelocityField, StyleEncoder) from a config's plain `model` and `style` dicts."""
     model = {**model, "channels": tuple(model["channels"])}
     return VelocityField(**model), StyleEncoder(**style)
+
+
+def build_adapter(adapter, out_dim):
+    """The adapter of a config's `adapter` dict; `depth` None is the linear map."""
+    sizes = {k: v for k, v in adapter.items() if k != "context_tokens"}
+    if sizes["depth"] is None:
+        return LinearMap(out_dim)
+    return Adapter(out_dim, **sizes)

@@ -54,3 +54,52 @@ class Adapter(nn.Module):
         )(x, layers.visibility(block_id, mask))
         x = layers.Dense(self.out_dim, name="out")(layers.Norm(name="norm")(x))
         return x * valid
+
+
+class LinearMap(nn.Module):
+    """A causal linear map of three tokens, [B, S, A'] to [B, S, out_dim]: a baseline.
+
+    Called like `Adapter`; `block_id` means nothing to it.
+    """
+
+    out_dim: int
+
+    @nn.compact
+    def __call__(self, tokens, block_id=None, mask=None):
+        """Map one window; see `Adapter`."""
+        if mask is not None:
+            tokens = tokens * mask[..., None].astype(tokens.dtype)
+        return layers.Conv(self.out_dim, 3, left=2, name="conv")(tokens)
+
+
+def adapt_chunk(model, params, window, valid, chunk_tokens):
+    """Base tokens [B, c, A] of a window's last chunk.
+
+    The one place where an adapter is applied: training, offline and online alike.
+
+    Args:
+      model: `Adapter` or `LinearMap`.
+      window: [B, n + c, A'] standardised foreign tokens, n of them before the chunk.
+      valid: [B, n + c] bool, False before the clip began.
+      chunk_tokens: c. Blocks are anchored at the end of the n tokens.
+    """
+    place = jnp.arange(window.shape[1]) - (window.shape[1] - chunk_tokens)
+    block = jnp.broadcast_to((place // chunk_tokens)[None], valid.shape)
+    base = model.apply({"params": params}, window, block, valid)
+    return base[:, -chunk_tokens:]
+
+
+def adapt_clip(model, params, tokens, valid, chunk_tokens, context_tokens):
+    """Base tokens [B, S, A], each chunk from its own window, as a stream makes them.
+
+    Args:
+      tokens: [B, context_tokens + S, A'] standardised; S is a multiple of the chunk.
+      valid: [B, context_tokens + S] bool.
+    """
+    B, width = len(tokens), context_tokens + chunk_tokens
+    chunks = (tokens.shape[1] - context_tokens) // chunk_tokens
+    index = chunk_tokens * jnp.arange(chunks)[:, None] + jnp.arange(width)[None]
+    windows = tokens[:, index].reshape(B * chunks, width, tokens.shape[-1])
+    seen = valid[:, index].reshape(B * chunks, width)
+    base = adapt_chunk(model, params, windows, seen, chunk_tokens)
+    return base.reshape(B, chunks * chunk_tokens, -1)

@@ -44,9 +44,14 @@ class Bundle(NamedTuple):
 
 
 class Checkpointer:
-    """Orbax manager of one workdir."""
+    """Orbax manager of one workdir.
 
-    def __init__(self, workdir, keep=2):
+    With `frozen`, these top-level parts of the params are the base's: neither saved nor
+    restored.
+    """
+
+    def __init__(self, workdir, keep=2, frozen=()):
+        self._frozen = frozen
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         path = (pathlib.Path(workdir) / "checkpoints").resolve()
         self._manager = ocp.CheckpointManager(path, options=options)
@@ -61,7 +66,7 @@ class Checkpointer:
         self._manager.save(
             int(state.step),
             args=ocp.args.Composite(
-                params=save(state.params),
+                params=save(self._own(state.params)),
                 ema=save(state.ema),
                 opt=save(state.opt),
                 step=ocp.args.JsonSave(int(state.step)),
@@ -79,7 +84,7 @@ class Checkpointer:
         items = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                params=restore(abstract.params),
+                params=restore(self._own(abstract.params)),
                 ema=restore(abstract.ema),
                 opt=restore(abstract.opt),
                 step=ocp.args.JsonRestore(),
@@ -89,10 +94,13 @@ class Checkpointer:
         sharding = state.step.sharding
         return state.replace(
             step=jax.device_put(np.int32(items["step"]), sharding),
-            params=items["params"],
+            params={**state.params, **items["params"]},
             ema=items["ema"],
             opt=items["opt"],
         ), items["seed"]
+
+    def _own(self, params):
+        return {name: p for name, p in params.items() if name not in self._frozen}
 
     def close(self):
         """Wait for the save in flight and release the manager."""
@@ -111,7 +119,7 @@ def start_workdir(workdir, config, stats, dataset, tokenizer_state):
     config_file = workdir / "config.json"
     text = json.dumps(config, indent=1, sort_keys=True)
     if config_file.exists():
-        _same_config(json.loads(config_file.read_text()), json.loads(text), workdir)
+        same_config(json.loads(config_file.read_text()), json.loads(text), workdir)
         _same_data(workdir, stats, dataset)
     logs.write_whole(workdir / "stats.json", stats.to_json())
     logs.write_whole(workdir / "dataset.json", json.dumps(dataset, indent=1))
@@ -142,7 +150,8 @@ def clear_disk_errors(workdir):
         ) from error
 
 
-def _same_config(old, new, workdir):
+def same_config(old, new, workdir):
+    """Raise ValueError naming what of a run's config would compute something else."""
     old, new = (traverse_util.flatten_dict(c, sep=".") for c in (old, new))
     # Where a run's files lie and what it prints may change; what it computes may not.
     free = {"dataset", "head", "log_every", "save_every"}
@@ -189,10 +198,10 @@ def load(path):
     found = (folder / "config.json").is_file()
     if not found and (SHIPPED / str(path)).is_dir():
         folder = SHIPPED / str(path)
-    if not (folder / "config.json").is_file():
-        names = sorted(p.name for p in SHIPPED.glob("*") if p.is_dir())
+    if not (folder / "dataset.json").is_file():
+        names = sorted(p.parent.name for p in SHIPPED.glob("*/dataset.json"))
         raise FileNotFoundError(
-            f"no checkpoint at {str(path)!r} (looked for config.json); give the "
+            f"no checkpoint at {str(path)!r} (looked for dataset.json); give the "
             f"--workdir of a run, a bundle folder, or a shipped name: {names}"
         )
     config, dataset = (
@@ -201,16 +210,20 @@ def load(path):
     )
     stats = mo.Stats.from_json((folder / "stats.json").read_text())
     state = folder / "tokenizer_state.npz"
-    if (folder / "params.npz").is_file():
-        with np.load(folder / "params.npz") as file:
-            params = traverse_util.unflatten_dict({**file}, sep="/")
-        meta = json.loads((folder / "meta.json").read_text())
-    else:
-        params, meta = _load_ema(folder)
+    params, meta = read_params(folder)
     meta = {**meta, "weights": "ema", "hash": params_hash(params)}
     return Bundle(
         config, params, stats, state if state.is_file() else None, dataset, meta
     )
+
+
+def read_params(folder):
+    """(params, meta) of a bundle folder, or of a workdir's newest step."""
+    if (folder / "params.npz").is_file():
+        with np.load(folder / "params.npz") as file:
+            params = traverse_util.unflatten_dict({**file}, sep="/")
+        return params, json.loads((folder / "meta.json").read_text())
+    return _load_ema(folder)
 
 
 def _load_ema(folder):

@@ -24,27 +24,32 @@ def adam(schedule, clip_norm):
     return optax.chain(optax.clip_by_global_norm(clip_norm), optax.adam(schedule))
 
 
-def freeze(optimiser, params, frozen):
-    """Leave parameters alone whose path matches a regex; they get no optimiser state.
+def freeze(optimiser, params, live, frozen):
+    """Update some parameters and leave others alone, which get no optimiser state.
 
     Args:
-      frozen: tuple of regexes over "a/b/c" paths, matched from the start.
+      live, frozen: tuples of regexes over "a/b/c" paths, matched from the start.
 
     Raises:
-      ValueError: a regex matches no parameter.
+      ValueError: a regex matches no parameter, or a parameter matches none of them, or
+        both kinds.
     """
     paths = jax.tree.map_with_path(
         lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
     )
     names = jax.tree.leaves(paths)
-    for pattern in frozen:
+    matches = lambda name, patterns: any(re.match(p, name) for p in patterns)  # noqa: E731
+    for pattern in (*live, *frozen):
         if not any(re.match(pattern, name) for name in names):
+            raise ValueError(f"pattern {pattern!r} matches none of {names[:5]}...")
+    for name in names:
+        if matches(name, live) == matches(name, frozen):
             raise ValueError(
-                f"frozen pattern {pattern!r} matches none of {names[:5]}..."
+                f"parameter {name!r} must match either a live pattern {live} or a "
+                f"frozen one {frozen}"
             )
     labels = jax.tree.map(
-        lambda name: "frozen" if any(re.match(p, name) for p in frozen) else "live",
-        paths,
+        lambda name: "live" if matches(name, live) else "frozen", paths
     )
     return optax.multi_transform(
         {"live": optimiser, "frozen": optax.set_to_zero()}, labels

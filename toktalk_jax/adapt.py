@@ -1,0 +1,470 @@
+r"""Train an adapter: another tokenizer's tokens before a frozen base.
+
+    python -m toktalk_jax.adapt --config configs/adapter.py:tokens=whisper \
+        --config.dataset DIR --base runs/grid_lyra --workdir runs/whisper_to_lyra
+
+The dataset is exported with --foreign: both tokenizers' embeddings of the same clips.
+The same command again resumes. At the end the workdir holds the bundle and the report
+card: card.md, card.json, and the rows of base and adapter as `evaluate` writes them.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+
+from toktalk_jax import command_line, models
+from toktalk_jax import motion as mo
+from toktalk_jax.evaluate import evaluate
+from toktalk_jax.evaluation import predict, report
+from toktalk_jax.models.adapter import adapt_clip
+from toktalk_jax.sample import make_sampler
+from toktalk_jax.train import loop, loss_weights, make_optimiser
+from toktalk_jax.training import (
+    adapter_steps,
+    adapters,
+    checkpoints,
+    logs,
+    optim,
+    parallel,
+)
+
+RIDGES = (0.0, 1.0, 10.0, 100.0, 1000.0)  # of the linear map, chosen on validation
+
+
+def adapt(config, base, workdir):
+    """Train an adapter to `config.total_steps`; returns its report card.
+
+    Args:
+      config: `configs/adapter.py`; base: run, bundle or shipped name; workdir: kept.
+
+    Raises:
+      ValueError: a config or dataset that cannot train, or one made for another base.
+      OSError: the disk is full; the same call resumes.
+    """
+    workdir = pathlib.Path(workdir)
+    with checkpoints.clear_disk_errors(workdir):
+        bundle = checkpoints.load(base)
+        if not (workdir / "bundle").is_dir() or _step_of(workdir) < config.total_steps:
+            _train(config, bundle, workdir)
+        return _card(config, base, bundle, adapters.load(workdir / "bundle"), workdir)
+
+
+def _step_of(workdir):
+    return json.loads((workdir / "bundle/meta.json").read_text())["step"]
+
+
+def _train(config, bundle, workdir):
+    from toktalk_jax.data import pipeline
+
+    data, facts, mean, std = _open(config, bundle)
+    state_file = pathlib.Path(config.dataset.split(",")[0]) / "foreign_state.npz"
+    kept = state_file if state_file.exists() else None
+    adapters.start_workdir(workdir, config.to_dict(), facts, mean, std, kept)
+    clips = paired(data.clips, mean, std, config.minutes, config.seed)
+    if config.train.faces == "base":
+        clips = with_sampled_faces(bundle, clips, config.seed)
+    networks = models.build(bundle.config["model"], bundle.config["style"])
+    network = models.build_adapter(config.adapter.to_dict(), facts["base_dim"])
+    params, key = _initial(config, network, clips, len(mean), bundle, mean, std)
+    params = {"adapter": params, **jax.tree.map(jnp.asarray, bundle.params)}
+    optimiser = optim.freeze(
+        make_optimiser(config), params, adapter_steps.LIVE, adapter_steps.FROZEN
+    )
+    state = parallel.replicate(adapter_steps.init_state(params, optimiser))
+    checkpointer = checkpoints.Checkpointer(workdir, frozen=("velocity", "style"))
+    state, _ = checkpointer.restore(state)
+    print(
+        f"at step {int(state.step)}: {_size(params['adapter']) / 1e6:.2f} M parameters "
+        f"before {_size(bundle.params) / 1e6:.2f} M frozen ones, {len(clips)} clips, "
+        f"{facts['seconds'] / 60:.1f} min of paired speech",
+        flush=True,
+    )
+    step_fn = parallel.mapped_step(
+        functools.partial(
+            adapter_steps.train_step,
+            models=(*networks, network),
+            optimiser=optimiser,
+            weights=_weights(bundle, data, config.head),
+            options=_options(config, facts["chunk_tokens"]),
+        )
+    )
+    batches = pipeline.batches(
+        clips,
+        seed=config.seed,
+        start_step=int(state.step),
+        batch_size=config.batch_size,
+        window_lengths=tuple(config.train.window_frames),
+        style_frames=tuple(config.train.style_frames),
+        style_reference=config.train.style_reference,
+        adapter_context=config.adapter.context_tokens,
+    )
+    writer = logs.Writer(workdir, int(state.step))
+    try:
+        if not config.total_steps:  # the closed-form map, or none at all
+            checkpointer.save(state, config.seed)
+        loop(config, state, step_fn, batches, key, checkpointer, writer)
+    finally:
+        checkpointer.close()
+        writer.close()
+    adapters.export(adapters.load(workdir), workdir / "bundle")
+
+
+def _open(config, bundle):
+    """(dataset, facts of the adapter, mean, std of its tokens), all checked.
+
+    Raises:
+      ValueError: names the key of config or dataset that does not fit.
+    """
+    from toktalk_jax.data import pipeline
+
+    check_config(config, bundle)
+    kept = ("tokenizer", "tokenizer_hash", "face_model", "face_hash", "head_joint")
+    expect = {key: bundle.dataset[key] for key in kept if key in bundle.dataset}
+    data = pipeline.load(config.dataset, "train", stats=bundle.stats, expect=expect)
+    mean, std = pipeline.foreign_stats(config.dataset)
+    foreign = data.metadata["foreign"]
+    plain = foreign["tokenizer"].partition(":")[0]
+    if config.tokens and config.tokens != plain:
+        raise ValueError(
+            f"the dataset's second tokenizer is {foreign['tokenizer']}, the config "
+            f"wants {config.tokens}; export with --foreign {config.tokens}"
+        )
+    chunk = mo.chunk_frames(bundle.config["sample"]["chunk_seconds"])
+    if foreign["lookahead_s"] > chunk / mo.FPS:
+        raise ValueError(
+            f"{foreign['tokenizer']} looks {foreign['lookahead_s']} s ahead, further "
+            f"than a chunk of {chunk / mo.FPS} s: an adapter on it could not stream; "
+            "export with --foreign_causal"
+        )
+    seconds = sum(len(clip.motion) for clip in data.clips) / mo.FPS
+    facts = {
+        "base_hash": bundle.meta["hash"],
+        "base": {key: data.metadata[key] for key in foreign},
+        "base_dim": len(bundle.stats.token_mean),
+        "foreign": foreign,
+        "chunk_tokens": chunk // mo.FRAMES_PER_TOKEN,
+        "seconds": min(seconds, 60 * config.minutes or np.inf),
+    }
+    return data, facts, mean, std
+
+
+def check_config(config, bundle):
+    """Refuse a config that cannot train before this base, naming the key.
+
+    Raises:
+      ValueError: what came, what was expected.
+    """
+    if not config.dataset:
+        raise ValueError(
+            "config.dataset is empty; give --config.dataset DIR, a directory made by "
+            "python -m tools.export_tokens --foreign NAME"
+        )
+    if config.train.faces not in ("data", "base"):
+        raise ValueError(
+            f"config.train.faces is {config.train.faces!r}; expected 'data' or 'base'"
+        )
+    if config.adapter.depth is None and config.total_steps:
+        raise ValueError(
+            "config.adapter.depth None is the closed-form linear map: it takes "
+            f"total_steps 0, not {config.total_steps}"
+        )
+    weights = [config.train[name] for name in ("flow", "align", "distill")]
+    if min(weights) < 0 or not sum(weights):
+        raise ValueError(
+            f"config.train.flow, align, distill are {weights}; expected none below 0 "
+            "and one above"
+        )
+    chunk = mo.chunk_frames(bundle.config["sample"]["chunk_seconds"])
+    for frames in config.train.window_frames:
+        if frames % chunk:
+            raise ValueError(
+                f"config.train.window_frames holds {frames}; expected multiples of the "
+                f"base's chunk of {chunk} frames"
+            )
+    devices = jax.local_device_count()
+    if config.batch_size % devices:
+        raise ValueError(
+            f"config.batch_size is {config.batch_size}, which does not divide over "
+            f"{devices} devices"
+        )
+
+
+def standardised(clip, mean, std):
+    """A clip whose foreign tokens have mean 0 and std 1 per dimension.
+
+    Raises:
+      ValueError: they do not cover the clip, or are not finite.
+    """
+    if len(clip.foreign) < len(clip.tokens) - 1:
+        raise ValueError(
+            f"{clip.clip_id} has {len(clip.foreign)} foreign tokens for "
+            f"{len(clip.tokens)} of the base at 12.5 Hz: they do not cover it"
+        )
+    if not np.isfinite(clip.foreign).all():
+        raise ValueError(f"{clip.clip_id} holds foreign tokens that are NaN or Inf")
+    foreign = (clip.foreign - mean) / np.where(std > 1e-8, std, 1.0)
+    return dataclasses.replace(clip, foreign=foreign.astype(np.float32))
+
+
+def paired(clips, mean, std, minutes, seed):
+    """The clips to train on, foreign tokens standardised.
+
+    Args:
+      minutes: of a seeded shuffle the first clips that add up to so much; 0: all.
+    """
+    order = np.random.default_rng(seed).permutation(len(clips)) if minutes else None
+    chosen, seconds = [], 0.0
+    for k in range(len(clips)) if order is None else order:
+        if minutes and seconds >= 60 * minutes:
+            break
+        chosen.append(standardised(clips[k], mean, std))
+        seconds += len(clips[k].motion) / mo.FPS
+    return chosen
+
+
+def with_sampled_faces(bundle, clips, seed):
+    """Clips whose motion is a sample of the base from its own tokens, without style.
+
+    So an adapter can be trained on sound alone: no tracked face is looked at.
+    """
+    styles = np.zeros((len(clips), bundle.config["style"]["width"]), np.float32)
+    drawn = predict.streamed(make_sampler(bundle), clips, styles, seed=seed)
+    stats = bundle.stats
+    return [
+        dataclasses.replace(
+            clip, motion=(stats.normalise(motion) * stats.live).astype(np.float32)
+        )
+        for clip, motion in zip(clips, drawn, strict=True)
+    ]
+
+
+def _initial(config, network, clips, width, bundle, mean, std):
+    """(adapter params at step 0, root key)."""
+    key = jax.random.key(config.seed)
+    if config.adapter.depth is not None:
+        return jax.jit(network.init)(key, jnp.zeros((1, 8, width)))["params"], key
+    from toktalk_jax.data import pipeline
+
+    held = pipeline.load(config.dataset, "validation", stats=bundle.stats).clips
+    held = [standardised(clip, mean, std) for clip in held]
+    return linear_map(clips, held), key
+
+
+def linear_map(clips, held):
+    """Params of `models.LinearMap` by ridge regression, its weight chosen on `held`."""
+
+    def rows(clip):
+        count = min(len(clip.foreign), len(clip.tokens))
+        padded = np.pad(clip.foreign[:count], ((2, 0), (0, 0)))
+        taps = [padded[k : k + count] for k in range(3)]  # oldest first, as `Conv`
+        return np.concatenate([*taps, np.ones((count, 1))], 1), clip.tokens[:count]
+
+    def together(clips):
+        inputs, targets = zip(*map(rows, clips), strict=True)
+        return np.concatenate(inputs), np.concatenate(targets)
+
+    x, y = together(clips)
+    held_x, held_y = together(held)
+    gram, cross = x.T @ x, x.T @ y
+    penalty = np.ones(len(gram))
+    penalty[-1] = 0  # not the bias
+    found = [
+        np.linalg.solve(gram + np.diag((1e-3 + ridge) * penalty), cross)
+        for ridge in RIDGES
+    ]
+    errors = [np.square(held_x @ w - held_y).mean() for w in found]
+    best = found[int(np.argmin(errors))].astype(np.float32)
+    kernel = best[:-1].reshape(3, -1, best.shape[1])
+    return {"conv": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(best[-1])}}
+
+
+def _weights(bundle, data, head):
+    """[F] loss weights, as the base's own training had them."""
+    from ml_collections import ConfigDict
+
+    surface = bundle.config["train"].get("surface_weight", 0.0)
+    config = ConfigDict({"head": head, "train": {"surface_weight": surface}})
+    return loss_weights(config, data)
+
+
+def _options(config, chunk_tokens):
+    t = config.train
+    return adapter_steps.Options(
+        batch_size=config.batch_size,
+        flow=t.flow,
+        align=t.align,
+        distill=t.distill,
+        chunk_tokens=chunk_tokens,
+        context_tokens=config.adapter.context_tokens,
+        ema_decay=t.ema_decay,
+    )
+
+
+def _size(params):
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def align_error(adapter, bundle, clips):
+    """Mean squared error of the adapted tokens, in standardised units, over clips.
+
+    Returns:
+      {"align_mse", and "align_explained", its share of the variance taken off 1}.
+    """
+    spec, chunk = adapters.spec(adapter, bundle), adapter.facts["chunk_tokens"]
+    run = jax.jit(
+        functools.partial(
+            adapt_clip,
+            spec.model,
+            chunk_tokens=chunk,
+            context_tokens=spec.context_tokens,
+        )
+    )
+    error = spread = count = 0.0
+    longest = max(len(clip.foreign) for clip in clips)
+    longest = -(-longest // chunk) * chunk
+    for clip in clips:
+        own = standardised(clip, adapter.mean, adapter.std).foreign
+        frames = min(len(own), len(clip.tokens))
+        after = longest - len(own)
+        tokens = np.pad(own, ((spec.context_tokens, after), (0, 0)))[None]
+        valid = (np.arange(tokens.shape[1]) >= spec.context_tokens)[None]
+        made = np.asarray(run(spec.params, tokens, valid))[0, :frames]
+        error += np.square(made - clip.tokens[:frames]).sum()
+        spread += np.square(clip.tokens[:frames]).sum()
+        count += made.size
+    return {
+        "align_mse": float(error / count),
+        "align_explained": float(1 - error / spread),
+    }
+
+
+def added_ms(adapter, bundle, rounds=20):
+    """Milliseconds of a chunk (n = 20) without and with the adapter, p50, in turns."""
+    samplers = [
+        make_sampler(bundle, None, before, num_steps=20) for before in (None, adapter)
+    ]
+    key = jax.random.key(0)[None]
+    style = np.zeros((1, bundle.config["style"]["width"]), np.float32)
+    streams = [sampler.init(key, style) for sampler in samplers]
+    times = [[], []]
+    for k in range(rounds + 2):
+        for i, sampler in enumerate(samplers):
+            tokens = np.zeros((1, sampler.chunk_tokens, sampler.width), np.float32)
+            begin = time.perf_counter()
+            streams[i], motion = sampler.step(streams[i], tokens)
+            jax.block_until_ready(motion)
+            if k >= 2:  # after the compile
+                times[i].append(1e3 * (time.perf_counter() - begin))
+    base, both = (float(np.median(t)) for t in times)
+    return {"chunk_ms": base, "chunk_ms_adapted": both, "added_share": both / base - 1}
+
+
+def _card(config, base, bundle, adapter, workdir):
+    """The report card, also card.json and card.md in the workdir."""
+    from ml_collections import ConfigDict
+
+    from toktalk_jax.data import pipeline
+
+    limit = config.report_clips or None
+    clips = pipeline.evaluation_clips(
+        config.dataset, "test", stats=bundle.stats, limit=limit
+    )
+    sample = bundle.config["sample"]
+    block = {"dataset": config.dataset, "head": config.head, "sample": sample}
+    rows = evaluate(
+        ConfigDict(block),
+        base,
+        rows=("stream", "adapter"),
+        samples=1,
+        limit=limit,
+        adapter=workdir / "bundle",
+    )
+    title = f"adapter from {adapter.facts['foreign']['tokenizer']}"
+    report.write_report(workdir, rows, title, rows[0].name, stem="evaluation")
+    ratios = report.compare(rows, rows[0].name)[rows[1].name]
+    card = {
+        "base_hash": adapter.facts["base_hash"],
+        "adapter_hash": adapter.meta["hash"],
+        "from": adapter.facts["foreign"]["tokenizer"],
+        "to": adapter.facts["base"]["tokenizer"],
+        "parameters": _size(adapter.params),
+        "minutes": adapter.facts["seconds"] / 60,
+        "steps": adapter.meta["step"],
+        "clips": len(clips),
+        **align_error(adapter, bundle, clips),
+        **added_ms(adapter, bundle),
+        "base": {m: v.value for m, v in rows[0].values.items()},
+        "adapter": {m: v.value for m, v in rows[1].values.items()},
+        "ratio": {m: v._asdict() for m, v in ratios.items()},
+    }
+    logs.write_whole(workdir / "card.json", json.dumps(card, indent=1) + "\n")
+    logs.write_whole(workdir / "card.md", card_text(card))
+    return card
+
+
+def card_text(card):
+    """The report card as Markdown."""
+    lines = [
+        f"# Adapter from {card['from']} to {card['to']}",
+        "",
+        f"{card['parameters'] / 1e6:.2f} M parameters, {card['steps']} steps on "
+        f"{card['minutes']:.1f} min of paired speech; before base {card['base_hash']}.",
+        "",
+        f"Tokens: mean squared error {card['align_mse']:.3f} in standardised units, "
+        f"{100 * card['align_explained']:.0f} % of the variance explained.",
+        f"Time: {card['chunk_ms']:.1f} ms a chunk (n = 20) without, "
+        f"{card['chunk_ms_adapted']:.1f} ms with it "
+        f"({100 * card['added_share']:+.1f} %).",
+        "",
+        f"On {card['clips']} test clips, streamed, one sample each, the same noise:",
+        "",
+        "| metric | base | adapter | ratio, paired by clip |",
+        "| --- | --- | --- | --- |",
+    ]
+    for metric, ratio in card["ratio"].items():
+        if ratio["value"] is not None:
+            low, high = (
+                "" if ratio[end] is None else f"{ratio[end]:.3f}"
+                for end in ("low", "high")
+            )
+            lines.append(
+                f"| {metric} | {card['base'][metric]:.3f} | "
+                f"{card['adapter'][metric]:.3f} | {ratio['value']:.3f} "
+                f"[{low}, {high}] |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main(argv):
+    """Command line."""
+    logging.set_verbosity(logging.WARNING)  # Orbax tells its whole life at INFO
+    f = flags.FLAGS
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments {argv[1:]}")
+    if not f.workdir:
+        raise app.UsageError("give --workdir DIR, where the run is kept")
+    try:
+        card = adapt(f.config, f.base, f.workdir)
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("TOKTALK_TRACEBACK"):
+            raise
+        raise SystemExit(f"adapt: {error}") from None
+    print(card_text(card))
+
+
+if __name__ == "__main__":
+    from ml_collections import config_flags
+
+    config_flags.DEFINE_config_file("config", None, "config file", lock_config=True)
+    flags.DEFINE_string("base", "small", "frozen base: run, bundle or shipped name")
+    flags.DEFINE_string("workdir", "", "directory of the run; resumes what is there")
+    flags.mark_flag_as_required("config")
+    command_line.run(main)
