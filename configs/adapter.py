@@ -56,7 +56,8 @@ def get_config(arg=""):
     )
     c.log_every = 50
     c.save_every = 1000
-    c.report_clips = 50  # test clips of the report card; 0: all
+    c.report_split = "test"  # "validation" to choose by
+    c.report_clips = 50  # of the report card; 0: all
     if "paper" in chosen:
         c.adapter.update(width=512, feed_forward=1024)
         c.train.learning_rate = 1e-4

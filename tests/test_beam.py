@@ -18,8 +18,10 @@ IN_PROCESS = ("--runner=DirectRunner", "--direct_running_mode=in_memory")
 def twice(on_skip, each=iter):
     """`tiny_corpus.read`, and clips at its end whose ids came before."""
     yield from tiny_corpus.read(CLIPS)(on_skip, each)
-    for k in each([7, 11]):  # the first of them is the one that cannot be used
-        yield tiny_corpus.clip(k)
+    for k in each([7, 11, 12]):  # the first of them is the one that cannot be used
+        clip = tiny_corpus.clip(k)
+        clip.split = "test" if k == 12 else clip.split  # it was a train clip's id
+        yield clip
 
 
 def open_work(kind):
@@ -56,10 +58,12 @@ def test_same_shards_as_one_process(beam, tmp_path, kind):
     assert found == tiny_corpus.contents(tmp_path / "local")
     lines = [json.loads(s) for s in found["skipped.jsonl"].splitlines()]
     reasons = {line["clip"]: line["reason"] for line in lines}
-    assert reasons["clip011"] == spool.TWICE and "clip004b" in reasons
+    assert reasons["clip011"] == reasons["clip012"] == spool.TWICE
+    assert "clip004b" in reasons
 
 
-def test_a_failed_pipeline_goes_on(beam, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["plain", "batching"])
+def test_a_failed_pipeline_goes_on(beam, tmp_path, monkeypatch, kind):
     """Finished shards stay, either runner goes on, and nothing skipped is lost."""
     write, left = builder.write_shard, [3]
 
@@ -73,18 +77,78 @@ def test_a_failed_pipeline_goes_on(beam, tmp_path, monkeypatch):
     for name in ("here", "there"):
         left[0] = 3
         with pytest.raises(beam.PipelineFailed, match="caught fire.*same export"):
-            export(tmp_path / name, beam=beam)
+            export(tmp_path / name, kind, beam)
     monkeypatch.setattr(builder, "write_shard", write)
     done = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/*.tfrecord-*")}
     assert len(done) == 6 and not [*tmp_path.glob("*/metadata.json")]
-    whole = export(tmp_path / "whole")
-    assert export(tmp_path / "here") == whole
-    assert export(tmp_path / "there", beam=beam) == whole
+    whole = export(tmp_path / "whole", kind)
+    assert export(tmp_path / "here", kind) == whole
+    assert export(tmp_path / "there", kind, beam) == whole
     assert done == {p: p.stat().st_mtime_ns for p in done}
     wanted = tiny_corpus.contents(tmp_path / "whole")
     for name in ("here", "there"):
         assert tiny_corpus.contents(tmp_path / name) == wanted
         assert not (tmp_path / name / spool.FOLDER).exists()
+
+
+def test_encoded_parts_are_not_encoded_again(beam, tmp_path, monkeypatch):
+    """Stopped before any shard: what was encoded is read, not made anew."""
+    serialise, calls, left = builder.serialise_all, [], [30]
+
+    def counted(clips, *rest):
+        if not left[0]:
+            raise OSError("the power went")
+        left[0] -= 1
+        calls.extend(clip.clip_id for clip in clips)
+        return serialise(clips, *rest)
+
+    monkeypatch.setattr(builder, "serialise_all", counted)
+    out = tmp_path / "out"
+    with pytest.raises(beam.PipelineFailed, match="the power went"):
+        export(out, beam=beam)
+    assert not [*out.glob("*.tfrecord*")] and not [*out.glob("spool/*.tmp")]
+    first, left[0] = len(calls), 1000
+    whole = export(out, beam=beam)
+    assert len(calls) - first < len(calls) / 2
+    assert whole == export(tmp_path / "whole")
+    assert tiny_corpus.contents(out) == tiny_corpus.contents(tmp_path / "whole")
+
+
+def test_a_shard_that_went_since_is_made_again(beam, tmp_path, monkeypatch):
+    """A part that left out a finished shard's clips is no good without that shard."""
+    out, write = tmp_path / "out", builder.write_shard
+    whole = export(tmp_path / "whole", beam=beam)
+    export(out, beam=beam)
+    for name in ("train.tfrecord-00001-of-00003", "test.tfrecord-00000-of-00002"):
+        (out / f"toktalk-{name}").unlink()
+
+    def broken(*args):
+        raise OSError("no")
+
+    monkeypatch.setattr(builder, "write_shard", broken)
+    with pytest.raises(beam.PipelineFailed):
+        export(out, beam=beam)
+    (out / "toktalk-train.tfrecord-00002-of-00003").unlink()
+    monkeypatch.setattr(builder, "write_shard", write)
+    assert export(out, beam=beam) == whole
+    assert tiny_corpus.contents(out) == tiny_corpus.contents(tmp_path / "whole")
+
+
+def test_options_that_beam_does_not_know_are_refused(beam):
+    with pytest.raises(ValueError, match=r"holds \['runer'\]"):
+        beam.options_of(["--runer=FlinkRunner"])
+    for flags in ([], ["--direct_num_workers=3"], ["--runner=DirectRunner"]):
+        found = beam.options_of(flags).get_all_options()
+        assert found["direct_running_mode"] == "multi_processing"
+        assert found["direct_num_workers"] >= 1
+    assert (
+        beam.options_of(["--direct_num_workers=3"]).get_all_options()[
+            "direct_num_workers"
+        ]
+        == 3
+    )
+    flink = beam.options_of(["--runner=FlinkRunner", "--flink_master=a:1"])
+    assert flink.get_all_options()["flink_master"] == "a:1"
 
 
 def test_strict_stops_at_a_bad_clip(beam, tmp_path):
@@ -109,7 +173,7 @@ def test_parts_are_the_whole(group, size):
         return [*found], skipped
 
     count = spool.count_items(twice)
-    assert count == CLIPS + 2
+    assert count == CLIPS + 3
     whole, skipped = made((0, None))
     parts = [made((k, k + size)) for k in range(0, count, size)]
     key = lambda made: (made[0], str(made[2]))  # noqa: E731

@@ -13,18 +13,16 @@ import functools
 import json
 import os
 import pathlib
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
-from toktalk_jax import command_line, models
+from toktalk_jax import adapter_card, command_line, models
 from toktalk_jax import motion as mo
-from toktalk_jax.evaluate import evaluate
-from toktalk_jax.evaluation import predict, report
-from toktalk_jax.models.adapter import adapt_clip
+from toktalk_jax.baselines import linear_map
+from toktalk_jax.evaluation import predict
 from toktalk_jax.sample import make_sampler
 from toktalk_jax.train import loop, loss_weights, make_optimiser
 from toktalk_jax.training import (
@@ -35,8 +33,6 @@ from toktalk_jax.training import (
     optim,
     parallel,
 )
-
-RIDGES = (0.0, 1.0, 10.0, 100.0, 1000.0)  # of the linear map, chosen on validation
 
 
 def adapt(config, base, workdir):
@@ -54,7 +50,9 @@ def adapt(config, base, workdir):
         bundle = checkpoints.load(base)
         if not (workdir / "bundle").is_dir() or _step_of(workdir) < config.total_steps:
             _train(config, bundle, workdir)
-        return _card(config, base, bundle, adapters.load(workdir / "bundle"), workdir)
+        return adapter_card.write(
+            config, base, bundle, adapters.load(workdir / "bundle"), workdir
+        )
 
 
 def _step_of(workdir):
@@ -81,10 +79,13 @@ def _train(config, bundle, workdir):
     state = parallel.replicate(adapter_steps.init_state(params, optimiser))
     checkpointer = checkpoints.Checkpointer(workdir, frozen=("velocity", "style"))
     state, _ = checkpointer.restore(state)
+    own, others = (
+        adapter_card.size(p) / 1e6 for p in (params["adapter"], bundle.params)
+    )
     print(
-        f"at step {int(state.step)}: {_size(params['adapter']) / 1e6:.2f} M parameters "
-        f"before {_size(bundle.params) / 1e6:.2f} M frozen ones, {len(clips)} clips, "
-        f"{facts['seconds'] / 60:.1f} min of paired speech",
+        f"at step {int(state.step)}: {own:.2f} M parameters before {others:.2f} M "
+        f"frozen ones, {len(clips)} clips, {facts['seconds'] / 60:.1f} min of paired "
+        "speech",
         flush=True,
     )
     step_fn = parallel.mapped_step(
@@ -197,23 +198,6 @@ def check_config(config, bundle):
         )
 
 
-def standardised(clip, mean, std):
-    """A clip whose foreign tokens have mean 0 and std 1 per dimension.
-
-    Raises:
-      ValueError: they do not cover the clip, or are not finite.
-    """
-    if len(clip.foreign) < len(clip.tokens) - 1:
-        raise ValueError(
-            f"{clip.clip_id} has {len(clip.foreign)} foreign tokens for "
-            f"{len(clip.tokens)} of the base at 12.5 Hz: they do not cover it"
-        )
-    if not np.isfinite(clip.foreign).all():
-        raise ValueError(f"{clip.clip_id} holds foreign tokens that are NaN or Inf")
-    foreign = (clip.foreign - mean) / np.where(std > 1e-8, std, 1.0)
-    return dataclasses.replace(clip, foreign=foreign.astype(np.float32))
-
-
 def paired(clips, mean, std, minutes, seed):
     """The clips to train on, foreign tokens standardised.
 
@@ -225,7 +209,7 @@ def paired(clips, mean, std, minutes, seed):
     for k in range(len(clips)) if order is None else order:
         if minutes and seconds >= 60 * minutes:
             break
-        chosen.append(standardised(clips[k], mean, std))
+        chosen.append(adapters.standardised(clips[k], mean, std))
         seconds += len(clips[k].motion) / mo.FPS
     return chosen
 
@@ -254,36 +238,8 @@ def _initial(config, network, clips, width, bundle, mean, std):
     from toktalk_jax.data import pipeline
 
     held = pipeline.load(config.dataset, "validation", stats=bundle.stats).clips
-    held = [standardised(clip, mean, std) for clip in held]
-    return linear_map(clips, held), key
-
-
-def linear_map(clips, held):
-    """Params of `models.LinearMap` by ridge regression, its weight chosen on `held`."""
-
-    def rows(clip):
-        count = min(len(clip.foreign), len(clip.tokens))
-        padded = np.pad(clip.foreign[:count], ((2, 0), (0, 0)))
-        taps = [padded[k : k + count] for k in range(3)]  # oldest first, as `Conv`
-        return np.concatenate([*taps, np.ones((count, 1))], 1), clip.tokens[:count]
-
-    def together(clips):
-        inputs, targets = zip(*map(rows, clips), strict=True)
-        return np.concatenate(inputs), np.concatenate(targets)
-
-    x, y = together(clips)
-    held_x, held_y = together(held)
-    gram, cross = x.T @ x, x.T @ y
-    penalty = np.ones(len(gram))
-    penalty[-1] = 0  # not the bias
-    found = [
-        np.linalg.solve(gram + np.diag((1e-3 + ridge) * penalty), cross)
-        for ridge in RIDGES
-    ]
-    errors = [np.square(held_x @ w - held_y).mean() for w in found]
-    best = found[int(np.argmin(errors))].astype(np.float32)
-    kernel = best[:-1].reshape(3, -1, best.shape[1])
-    return {"conv": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(best[-1])}}
+    held = [adapters.standardised(clip, mean, std) for clip in held]
+    return linear_map.fit(clips, held), key
 
 
 def _weights(bundle, data, head):
@@ -308,141 +264,6 @@ def _options(config, chunk_tokens):
     )
 
 
-def _size(params):
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def align_error(adapter, bundle, clips):
-    """Mean squared error of the adapted tokens, in standardised units, over clips.
-
-    Returns:
-      {"align_mse", and "align_explained", its share of the variance taken off 1}.
-    """
-    spec, chunk = adapters.spec(adapter, bundle), adapter.facts["chunk_tokens"]
-    run = jax.jit(
-        functools.partial(
-            adapt_clip,
-            spec.model,
-            chunk_tokens=chunk,
-            context_tokens=spec.context_tokens,
-        )
-    )
-    error = spread = count = 0.0
-    longest = max(len(clip.foreign) for clip in clips)
-    longest = -(-longest // chunk) * chunk
-    for clip in clips:
-        own = standardised(clip, adapter.mean, adapter.std).foreign
-        frames = min(len(own), len(clip.tokens))
-        after = longest - len(own)
-        tokens = np.pad(own, ((spec.context_tokens, after), (0, 0)))[None]
-        valid = (np.arange(tokens.shape[1]) >= spec.context_tokens)[None]
-        made = np.asarray(run(spec.params, tokens, valid))[0, :frames]
-        error += np.square(made - clip.tokens[:frames]).sum()
-        spread += np.square(clip.tokens[:frames]).sum()
-        count += made.size
-    return {
-        "align_mse": float(error / count),
-        "align_explained": float(1 - error / spread),
-    }
-
-
-def added_ms(adapter, bundle, rounds=20):
-    """Milliseconds of a chunk (n = 20) without and with the adapter, p50, in turns."""
-    samplers = [
-        make_sampler(bundle, None, before, num_steps=20) for before in (None, adapter)
-    ]
-    key = jax.random.key(0)[None]
-    style = np.zeros((1, bundle.config["style"]["width"]), np.float32)
-    streams = [sampler.init(key, style) for sampler in samplers]
-    times = [[], []]
-    for k in range(rounds + 2):
-        for i, sampler in enumerate(samplers):
-            tokens = np.zeros((1, sampler.chunk_tokens, sampler.width), np.float32)
-            begin = time.perf_counter()
-            streams[i], motion = sampler.step(streams[i], tokens)
-            jax.block_until_ready(motion)
-            if k >= 2:  # after the compile
-                times[i].append(1e3 * (time.perf_counter() - begin))
-    base, both = (float(np.median(t)) for t in times)
-    return {"chunk_ms": base, "chunk_ms_adapted": both, "added_share": both / base - 1}
-
-
-def _card(config, base, bundle, adapter, workdir):
-    """The report card, also card.json and card.md in the workdir."""
-    from ml_collections import ConfigDict
-
-    from toktalk_jax.data import pipeline
-
-    limit = config.report_clips or None
-    clips = pipeline.evaluation_clips(
-        config.dataset, "test", stats=bundle.stats, limit=limit
-    )
-    sample = bundle.config["sample"]
-    block = {"dataset": config.dataset, "head": config.head, "sample": sample}
-    rows = evaluate(
-        ConfigDict(block),
-        base,
-        rows=("stream", "adapter"),
-        samples=1,
-        limit=limit,
-        adapter=workdir / "bundle",
-    )
-    title = f"adapter from {adapter.facts['foreign']['tokenizer']}"
-    report.write_report(workdir, rows, title, rows[0].name, stem="evaluation")
-    ratios = report.compare(rows, rows[0].name)[rows[1].name]
-    card = {
-        "base_hash": adapter.facts["base_hash"],
-        "adapter_hash": adapter.meta["hash"],
-        "from": adapter.facts["foreign"]["tokenizer"],
-        "to": adapter.facts["base"]["tokenizer"],
-        "parameters": _size(adapter.params),
-        "minutes": adapter.facts["seconds"] / 60,
-        "steps": adapter.meta["step"],
-        "clips": len(clips),
-        **align_error(adapter, bundle, clips),
-        **added_ms(adapter, bundle),
-        "base": {m: v.value for m, v in rows[0].values.items()},
-        "adapter": {m: v.value for m, v in rows[1].values.items()},
-        "ratio": {m: v._asdict() for m, v in ratios.items()},
-    }
-    logs.write_whole(workdir / "card.json", json.dumps(card, indent=1) + "\n")
-    logs.write_whole(workdir / "card.md", card_text(card))
-    return card
-
-
-def card_text(card):
-    """The report card as Markdown."""
-    lines = [
-        f"# Adapter from {card['from']} to {card['to']}",
-        "",
-        f"{card['parameters'] / 1e6:.2f} M parameters, {card['steps']} steps on "
-        f"{card['minutes']:.1f} min of paired speech; before base {card['base_hash']}.",
-        "",
-        f"Tokens: mean squared error {card['align_mse']:.3f} in standardised units, "
-        f"{100 * card['align_explained']:.0f} % of the variance explained.",
-        f"Time: {card['chunk_ms']:.1f} ms a chunk (n = 20) without, "
-        f"{card['chunk_ms_adapted']:.1f} ms with it "
-        f"({100 * card['added_share']:+.1f} %).",
-        "",
-        f"On {card['clips']} test clips, streamed, one sample each, the same noise:",
-        "",
-        "| metric | base | adapter | ratio, paired by clip |",
-        "| --- | --- | --- | --- |",
-    ]
-    for metric, ratio in card["ratio"].items():
-        if ratio["value"] is not None:
-            low, high = (
-                "" if ratio[end] is None else f"{ratio[end]:.3f}"
-                for end in ("low", "high")
-            )
-            lines.append(
-                f"| {metric} | {card['base'][metric]:.3f} | "
-                f"{card['adapter'][metric]:.3f} | {ratio['value']:.3f} "
-                f"[{low}, {high}] |"
-            )
-    return "\n".join(lines) + "\n"
-
-
 def main(argv):
     """Command line."""
     logging.set_verbosity(logging.WARNING)  # Orbax tells its whole life at INFO
@@ -457,7 +278,7 @@ def main(argv):
         if os.environ.get("TOKTALK_TRACEBACK"):
             raise
         raise SystemExit(f"adapt: {error}") from None
-    print(card_text(card))
+    print(adapter_card.text(card))
 
 
 if __name__ == "__main__":

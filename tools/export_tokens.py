@@ -35,6 +35,8 @@ from tools.export_sources import CORPORA, TRACKED
 
 STATE, FOREIGN_STATE = "tokenizer_state.npz", "foreign_state.npz"
 SHIPPED_STATE = pathlib.Path(toktalk_jax.__file__).parent / "checkpoints/small" / STATE
+PATHS = ("out", "source", "weights", "foreign_weights", "foreign_state", "head")
+PATHS += ("landmark_map", "tokenizer_state")
 FIT_TOKENS = 20_000  # fewer leave most rows of the later codebooks unused
 DEAD_METRES = 1e-5
 
@@ -210,9 +212,11 @@ def _beam(args, read, tokenizer, foreign):
             f"{args.device}; say --pipeline_options, or leave out --runner"
         )
     flags = shlex.split(args.pipeline_options)
-    here = {"out": str(pathlib.Path(args.out).resolve())}
-    here["source"] = args.source and str(pathlib.Path(args.source).resolve())
-    there = argparse.Namespace(**vars(args) | here)
+    there = argparse.Namespace(**vars(args))
+    for name in PATHS:  # a worker may stand in another folder
+        given = getattr(args, name)
+        if given and (name == "out" or pathlib.Path(given).exists()):
+            setattr(there, name, str(pathlib.Path(given).resolve()))
     return beam.runner(functools.partial(work, there), read, tokenizer, flags, foreign)
 
 

@@ -1,10 +1,10 @@
 """An export's work spread over processes or machines by Apache Beam.
 
 Each worker reads a part of the corpus and encodes its clips with the functions that one
-process uses (`spool.encoded`, `builder.serialise_all`); Beam brings the records of a
-shard together, and whoever gets them writes it. So the shards are those of an export
-without Beam, byte for byte on like machines. Source and dataset directory must lie on a
-file system that every worker sees.
+process uses (`spool.encoded`, `builder.serialise_all`), so the shards are those of an
+export without Beam, byte for byte on like machines. A finished part is kept
+(`parts.py`); Beam itself moves only the places of the records. Source and dataset
+directory must lie on a file system that every worker sees.
 """
 
 import functools
@@ -13,9 +13,8 @@ import math
 import os
 import pathlib
 import threading
-import uuid
 
-from toktalk_jax.data import builder, schema, spool
+from toktalk_jax.data import builder, parts, spool
 
 try:
     import apache_beam as beam
@@ -28,7 +27,6 @@ except ImportError as error:
     ) from error
 
 PARTS, LARGEST = 64, 32  # parts of a corpus, and items of one where those are more
-HERE = ("--runner=DirectRunner", "--direct_running_mode=multi_processing")
 
 
 class PipelineFailed(ValueError):
@@ -42,57 +40,72 @@ def runner(open_work, read, tokenizer, flags=(), foreign=None):
       open_work: () -> (read, tokenizer, foreign), called once in each worker process:
         the same as here. It is pickled, so a partial of a function in an importable
         module.
-      read, tokenizer, foreign: as `builder.export` is given them.
+      read, tokenizer, foreign: as `builder.export` is given them. A reader that cannot
+        tell beforehand how many items it has is read by one worker.
       flags: Beam's pipeline options; none: one process per core of this machine.
+
+    Raises:
+      ValueError: an option that Beam does not know.
     """
-    flags = list(flags) or [*HERE, f"--direct_num_workers={os.cpu_count()}"]
-    flags = ["--default_sdk_harness_log_level=ERROR", *flags]
     group = builder.group_of(tokenizer, foreign)
-    return functools.partial(_run, open_work, read, group, flags)
+    return functools.partial(_run, open_work, read, group, options_of(flags))
 
 
-def _run(open_work, read, group, flags, out, settings):
+def options_of(flags):
+    """`PipelineOptions` of a list of flags; raises ValueError naming the unknown ones.
+
+    Without a runner of another engine, the work goes to processes of this machine.
+    """
+    flags = ["--default_sdk_harness_log_level=ERROR", *flags]
+    named = {flag.partition("=")[0] for flag in flags}
+    here = not any(f.startswith("--runner=") and "Direct" not in f for f in flags)
+    if here and "--direct_running_mode" not in named:
+        flags += ["--runner=DirectRunner", "--direct_running_mode=multi_processing"]
+        if "--direct_num_workers" not in named:
+            flags.append(f"--direct_num_workers={os.cpu_count()}")
+    options = PipelineOptions(flags, pickle_library="cloudpickle")
+    known = options.get_all_options(drop_default=True)
+    every = options.get_all_options(drop_default=True, retain_unknown_options=True)
+    if unknown := sorted({*every} - {*known}):
+        raise ValueError(
+            f"--pipeline_options holds {unknown}, which Beam does not know; see "
+            "apache_beam.options.pipeline_options"
+        )
+    return options
+
+
+def _run(open_work, read, group, options, out, settings):
     """Every shard that is not yet there, and skipped.jsonl."""
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
-    options = PipelineOptions(flags, pickle_library="cloudpickle")
     count = spool.count_items(read)
     size = math.ceil(min((count or 1) / PARTS, LARGEST) / group) * group
-    parts = [(0, None)]  # of a reader that cannot tell how many items there are
+    spans = [(0, None)]
     if count is not None:
-        parts = [(k, min(k + size, count)) for k in range(0, count, size)]
-    encode = _Encode(open_work, str(out), group, settings)
+        spans = [(k, min(k + size, count)) for k in range(0, count, size)]
     try:
         with beam.Pipeline(options=options) as pipeline:
-            made = (
-                pipeline
-                | beam.Create(parts)
-                | beam.Reshuffle()
-                | beam.ParDo(encode).with_outputs("skipped", main="records")
-            )
             _ = (
-                made.records
-                | beam.GroupByKey()
-                | beam.ParDo(_Write(str(out), settings))
+                pipeline
+                | beam.Create(spans)
+                | beam.Reshuffle()
+                | beam.ParDo(_Encode(open_work, str(out), group, settings))
+                | "by clip" >> beam.GroupByKey()
+                | beam.FlatMap(_first, str(out), settings)
+                | "by shard" >> beam.GroupByKey()
+                | beam.Map(_write, str(out), settings)
             )
-            # The lines of all parts in one file, written by one worker.
-            lines = made.skipped | beam.combiners.Count.PerElement()
-            lines = lines | beam.Keys() | beam.combiners.ToList()
-            _ = lines | beam.Map(functools.partial(_keep_lines, str(out)))
     except Exception as error:  # each runner has exceptions of its own
         reason = (str(error).strip() or type(error).__name__).splitlines()
         said = next((r for r in reversed(reason) if r.strip()), "")
         raise PipelineFailed(
-            f"the Beam pipeline failed: {said[:400]}; finished shards are kept, the "
-            "same export again makes the others"
+            f"the Beam pipeline failed: {said[:400]}; what is done is kept, the same "
+            "export again makes the rest"
         ) from error
-    lines = []
-    for path in (out / spool.FOLDER).glob("*.skipped"):
-        lines += path.read_text().splitlines(keepends=True)
-    spool.write_skipped(out, lines)
+    spool.write_skipped(out, parts.skipped(out))
 
 
 class _Opened:
-    """Reader and tokenizer of a worker process, whose threads take turns."""
+    """Reader and tokenizers of a worker process, whose threads take turns."""
 
     def __init__(self, open_work):
         self.read, self.tokenizer, self.foreign = open_work()
@@ -100,7 +113,7 @@ class _Opened:
 
 
 class _Encode(beam.DoFn):
-    """A part of the corpus to ((split, shard), (position, clip id, record))."""
+    """A part of the corpus to (clip id, `parts.Place`), its records kept beside."""
 
     def __init__(self, open_work, out, group, settings):
         self.open_work, self.out = open_work, out
@@ -110,65 +123,57 @@ class _Encode(beam.DoFn):
     def setup(self):
         self.opened = self.shared.acquire(lambda: _Opened(self.open_work))
 
-    def process(self, part):
-        with self.opened.lock:
-            yield from self._encode(part)
-
-    def _encode(self, part):
+    def process(self, span):
         out, shards = pathlib.Path(self.out), self.settings["shards"]
+        if not parts.is_done(out, span):
+            with self.opened.lock:
+                self._encode(out, shards, span)
+        for place in parts.places(out, span):
+            yield place.clip_id, place
+
+    def _encode(self, out, shards, span):
         tokenizer, foreign = self.opened.tokenizer, self.opened.foreign
         kinds, skipped = builder.features_of(tokenizer, self.settings, foreign), []
-
-        def wanted(clip_id, split):
-            index = spool.shard_of(clip_id, shards[split])
-            return not spool.shard_path(out, split, index, shards).exists()
-
+        finished = parts.finished_shards(out, shards)
         every = spool.encoded(
             self.opened.read,
             lambda clips: builder.serialise_all(clips, tokenizer, kinds, foreign),
-            wanted,
+            lambda clip_id, split: (
+                spool.shard_name(
+                    split, spool.shard_of(clip_id, shards[split]), shards[split]
+                )
+                not in finished
+            ),
             spool.skipper(skipped, self.settings["strict"]),
             group=self.group,
             augment=self.settings["augment"],
             seed=self.settings["seed"],
-            part=part,
+            part=span,
         )
-        for k, (clip_id, split, record) in enumerate(every):
-            if record is None:
-                continue
-            if isinstance(record, schema.BadClip):
-                record = str(record)
-            key = split, spool.shard_of(clip_id, shards[split])
-            yield key, ((part[0], k), clip_id, record)
-        for line in skipped:
-            yield beam.pvalue.TaggedOutput("skipped", line)
+        parts.write(out, span, every, skipped, finished, self.settings["strict"])
 
 
-class _Write(beam.DoFn):
-    """The records of a shard to its file; before it, what of them is skipped."""
+def _first(found, out, settings):
+    """((split, shard), place) of the first clip of an id; the others are skipped."""
+    clip_id, places = found
+    places = sorted(places, key=lambda place: place.order)
+    if len(places) > 1:
+        lines = []
+        on_skip = spool.skipper(lines, settings["strict"])
+        for _ in places[1:]:
+            on_skip(clip_id, spool.TWICE)
+        parts.keep_lines(pathlib.Path(out), clip_id, lines)
+    if places[0].size:
+        count = settings["shards"][places[0].split]
+        yield (places[0].split, spool.shard_of(clip_id, count)), places[0]
 
-    def __init__(self, out, settings):
-        self.out, self.settings = out, settings
 
-    def process(self, item):
-        (split, index), found = item
-        out, shards = pathlib.Path(self.out), self.settings["shards"]
-        records, seen, skipped = {}, set(), []
-        on_skip = spool.skipper(skipped, self.settings["strict"])
-        for _, clip_id, record in sorted(found, key=lambda made: made[0]):
-            if clip_id in seen:
-                on_skip(clip_id, spool.TWICE)
-            elif isinstance(record, str):
-                on_skip(clip_id, record)
-            else:
-                records[clip_id] = record
-            seen.add(clip_id)
+def _write(found, out, settings):
+    """A shard of its records, wherever those lie."""
+    (split, index), places = found
+    out = pathlib.Path(out)
+    final = spool.shard_path(out, split, index, settings["shards"])
+    if not final.exists():
+        records = parts.read(out, places)
         # A runner may try a step twice at once: each under a name of its own.
-        place = out / spool.FOLDER
-        spool.write_text(place / f"{split}-{index:05d}.skipped", "".join(skipped))
-        final = spool.shard_path(out, split, index, shards)
-        builder.write_shard(final, records, place / f"{final.name}.{uuid.uuid4().hex}")
-
-
-def _keep_lines(out, lines):
-    spool.write_text(pathlib.Path(out) / spool.FOLDER / "read.skipped", "".join(lines))
+        builder.write_shard(final, records, parts.own_name(out, final.name))

@@ -21,7 +21,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from toktalk_jax import motion as mo
-from toktalk_jax.data import schema, spool
+from toktalk_jax.data import parts, schema, spool
 from toktalk_jax.data.tokenise import tokenise
 from toktalk_jax.flame.landmarks import LIPS
 
@@ -99,6 +99,8 @@ def export(
             )
         else:
             run(out, settings | {"strict": strict})
+        # What workers refused before someone else went on.
+        spool.write_skipped(out, parts.skipped(out))
         _write_shards(out, shards)
         metadata = _describe(out, plan, kinds, dead_below)
         shutil.rmtree(out / spool.FOLDER)

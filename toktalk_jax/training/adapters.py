@@ -5,6 +5,7 @@ A workdir holds `config.json`, `adapter.json` (the facts), `foreign_stats.json`,
 folder, as shipped, `params.npz` (the EMA weights) and `meta.json` instead of those.
 """
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -146,3 +147,20 @@ def spec(adapter, base):
         adapter.std,
         adapter.config["adapter"]["context_tokens"],
     )
+
+
+def standardised(clip, mean, std):
+    """A clip whose foreign tokens have mean 0 and std 1 per dimension.
+
+    Raises:
+      ValueError: they do not cover the clip, or are not finite.
+    """
+    if len(clip.foreign) < len(clip.tokens) - 1:
+        raise ValueError(
+            f"{clip.clip_id} has {len(clip.foreign)} foreign tokens for "
+            f"{len(clip.tokens)} of the base at 12.5 Hz: they do not cover it"
+        )
+    if not np.isfinite(clip.foreign).all():
+        raise ValueError(f"{clip.clip_id} holds foreign tokens that are NaN or Inf")
+    foreign = (clip.foreign - mean) / np.where(std > 1e-8, std, 1.0)
+    return dataclasses.replace(clip, foreign=foreign.astype(np.float32))

@@ -1,0 +1,381 @@
+"""Adapters: a frozen base stays frozen, training sees what a stream sees."""
+
+import dataclasses
+import functools
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import soundfile
+
+from configs import adapter as adapter_config
+from tests import tiny_corpus
+from toktalk_jax import adapt, evaluate, models, sample
+from toktalk_jax import motion as mo
+from toktalk_jax.baselines import linear_map
+from toktalk_jax.data import builder, pipeline
+from toktalk_jax.models.adapter import adapt_clip
+from toktalk_jax.tokenizers.mel_rvq import MelRVQ
+from toktalk_jax.training import adapter_steps, adapters, checkpoints, optim, parallel
+
+
+def export(out, tiny_dataset, foreign, change=lambda clip: clip):
+    """A dataset of the tiny base's tokens, and foreign ones."""
+    own = MelRVQ.load(tiny_dataset / "tokenizer_state.npz")
+
+    def read(on_skip, each):
+        for k in each(range(20)):
+            yield change(tiny_corpus.clip(k, 40))
+
+    about = {"corpus": "tiny", "head_joint": "neck", "face_model": "stand_in"}
+    builder.export(
+        read, out, own, about=about, foreign=foreign, shards=tiny_corpus.SHARDS
+    )
+    if foreign:
+        foreign.save(out / "foreign_state.npz")
+    return out
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_dataset, tmp_path_factory):
+    """A paired dataset: both are mel_rvq, of other codebooks."""
+    out = tmp_path_factory.mktemp("pair") / "d"
+    return export(out, tiny_dataset, tiny_corpus.tokenizer(1))
+
+
+@pytest.fixture(scope="module")
+def base(tiny_run):
+    return checkpoints.load(tiny_run)
+
+
+def settings(pair, **changes):
+    config = adapter_config.get_config("smoke")
+    config.dataset = str(pair)
+    config.train.decay = "constant"  # a cosine depends on the last step
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(pair, tiny_run, tmp_path_factory):
+    """(workdir, report card) of a smoke training."""
+    workdir = tmp_path_factory.mktemp("adapter") / "run"
+    return workdir, adapt.adapt(settings(pair), tiny_run, workdir)
+
+
+def ready(pair, base, **changes):
+    """(config, state, step function, a batch) of an adapter's training."""
+    config = settings(pair, **changes)
+    data, facts, mean, std = adapt._open(config, base)
+    clips = adapt.paired(data.clips, mean, std, 0, 0)
+    network = models.build_adapter(config.adapter.to_dict(), facts["base_dim"])
+    own = jax.jit(network.init)(jax.random.key(1), jnp.zeros((1, 8, len(mean))))
+    params = {"adapter": own["params"], **jax.tree.map(jnp.array, base.params)}
+    optimiser = optim.freeze(
+        optim.adam(1e-2, 1.0), params, adapter_steps.LIVE, adapter_steps.FROZEN
+    )
+    networks = models.build(base.config["model"], base.config["style"])
+    parts = {
+        "models": (*networks, network),
+        "weights": np.asarray(base.stats.live, np.float32),
+        "options": adapt._options(config, facts["chunk_tokens"]),
+    }
+    batch = next(
+        pipeline.batches(
+            clips,
+            seed=0,
+            batch_size=config.batch_size,
+            window_lengths=(20,),
+            style_frames=(10, 30),
+            adapter_context=config.adapter.context_tokens,
+        )
+    )
+    return adapter_steps.init_state(params, optimiser), optimiser, parts, batch
+
+
+def test_the_base_stays_bitwise_and_the_gradient_goes_through_it(pair, base):
+    """With the flow's loss alone the adapter moves: its gradient came through."""
+    state, optimiser, parts, batch = ready(pair, base, **{"train.align": 0.0})
+    before = jax.tree.map(np.array, state.params)
+    step = parallel.mapped_step(
+        functools.partial(adapter_steps.train_step, optimiser=optimiser, **parts)
+    )
+    state = parallel.replicate(state)
+    key = parallel.replicate(jax.random.key(0))
+    for _ in range(3):
+        state, metrics = step(state, parallel.split(batch), key)
+    for name in ("velocity", "style"):
+        jax.tree.map(
+            np.testing.assert_array_equal, before[name], dict(state.params)[name]
+        )
+    moved = jax.tree.map(
+        lambda a, b: float(np.abs(a - b).max()),
+        before["adapter"],
+        state.params["adapter"],
+    )
+    assert min(jax.tree.leaves(moved)) > 0 and metrics["gradient_norm"] > 0
+    largest = max(x.size for x in jax.tree.leaves(state.params["adapter"]))
+    assert max(x.size for x in jax.tree.leaves(state.opt)) == largest
+
+
+def test_losses_do_not_depend_on_the_number_of_devices(pair, base):
+    state, _, parts, batch = ready(pair, base, **{"train.distill": 1.0})
+    base_params = {name: state.params[name] for name in ("velocity", "style")}
+    loss = functools.partial(
+        adapter_steps.losses, base=base_params, key=jax.random.key(3), **parts
+    )
+
+    def over(devices):
+        shaped = {
+            k: v.reshape(devices, -1, *v.shape[1:]) for k, v in dict(batch).items()
+        }
+        run = jax.vmap(
+            lambda b: loss(state.params["adapter"], batch=b), axis_name="batch"
+        )
+        total, found = jax.jit(run)(shaped)
+        return [float(x.sum()) for x in (total, *found.values())]
+
+    np.testing.assert_allclose(over(1), over(2), rtol=1e-5)
+    names = adapter_steps.losses.__doc__
+    assert "denominators" in names and len(over(1)) == 4
+
+
+def test_same_tokens_leave_nothing_to_align_or_distill(pair, base):
+    """A map that copies the base's own tokens has both losses at zero."""
+    state, _, parts, batch = ready(pair, base, **{"train.distill": 1.0})
+    context = parts["options"].context_tokens
+    batch["foreign"] = np.concatenate(
+        [np.zeros_like(batch["tokens"][:, :context]), batch["tokens"]], 1
+    )
+    width = batch["tokens"].shape[-1]
+    kernel = jnp.zeros((3, width, width)).at[2].set(jnp.eye(width))
+    copy = {"conv": {"kernel": kernel, "bias": jnp.zeros(width)}}
+    parts["models"] = (*parts["models"][:2], models.LinearMap(width))
+    base_params = {name: state.params[name] for name in ("velocity", "style")}
+    one = {k: v[None] for k, v in batch.items()}
+    run = lambda b: adapter_steps.losses(  # noqa: E731
+        copy, base_params, b, jax.random.key(0), **parts
+    )
+    _, found = jax.vmap(run, axis_name="batch")(one)
+    assert found["align"][0] < 1e-10 and found["distill"][0] < 1e-10
+    assert found["flow"][0] > 0.1
+
+
+def test_training_sees_what_a_stream_sees(trained, pair, base):
+    """The tokens that the sampler's chunks keep are those of `adapt_clip`."""
+    adapter = adapters.load(trained[0])
+    sampler = sample.make_sampler(base, adapter=adapter, context_frames=40)
+    clip = pipeline.evaluation_clips(pair, "test", stats=base.stats)[0]
+    stream = sampler.init(jax.random.key(0)[None], np.zeros((1, 8), np.float32))
+    for k in range(0, 20, sampler.chunk_tokens):
+        stream, _ = sampler.step(stream, clip.foreign[None, k : k + 5])
+    own = adapters.standardised(clip, adapter.mean, adapter.std).foreign[None]
+    spec = adapters.spec(adapter, base)
+    n = spec.context_tokens
+    tokens = np.pad(own, ((0, 0), (n, 0), (0, 0)))
+    valid = (np.arange(n + 20) >= n)[None]
+    whole = jax.jit(adapt_clip, static_argnums=(0, 4, 5))(
+        spec.model, spec.params, tokens, valid, 5, n
+    )
+    np.testing.assert_allclose(stream.tokens, whole, atol=2e-5)
+    changed = tokens.copy()
+    changed[:, n + 10 :] += 1
+    moved = jax.jit(adapt_clip, static_argnums=(0, 4, 5))(
+        spec.model, spec.params, changed, valid, 5, n
+    )
+    np.testing.assert_array_equal(moved[:, :10], whole[:, :10])
+    assert np.abs(moved - whole)[:, 10:].max() > 0
+
+
+def test_windows_hold_the_tokens_before_them(pair, base):
+    config = settings(pair)
+    data, _, mean, std = adapt._open(config, base)
+    clips = adapt.paired(data.clips, mean, std, 0, 0)
+    np.testing.assert_allclose(
+        np.concatenate([c.foreign for c in clips]).std(0).mean(), 1, atol=0.05
+    )
+    batches = pipeline.batches(
+        clips, seed=0, batch_size=8, window_lengths=(20,), adapter_context=5
+    )
+    early = 0
+    for _ in range(4):
+        batch = next(batches)
+        assert batch["foreign"].shape[1] == 15
+        for row in range(8):
+            first = batch["tokens"][row, 0]
+            (clip,) = (c for c in clips if (c.tokens == first).all(1).any())
+            at = int(np.flatnonzero((clip.tokens == first).all(1))[0])
+            inside = np.arange(at - 5, at + 10)
+            wanted = np.zeros((15, 512), np.float32)
+            there = (inside >= 0) & (inside < 20)
+            wanted[there] = clip.foreign[inside[there]]
+            np.testing.assert_array_equal(batch["foreign"][row], wanted)
+            np.testing.assert_array_equal(batch["foreign_mask"][row], inside >= 0)
+            early += at < 5
+    assert early
+
+
+def test_a_run_leaves_its_card_and_resumes(trained, pair, tiny_run, tmp_path):
+    workdir, card = trained
+    assert card == json.loads((workdir / "card.json").read_text())
+    assert card["steps"] == 6 and card["clips"] == 2 and card["from"] == "mel_rvq"
+    assert card["adapter"]["lve_mm"] > 0 and card["ratio"]["lve_mm"]["clips"] == 2
+    assert "% of the variance" in (workdir / "card.md").read_text()
+    assert (workdir / "evaluation.png").is_file()
+    adapt.adapt(settings(pair, total_steps=3), tiny_run, tmp_path / "r")
+    again = adapt.adapt(settings(pair), tiny_run, tmp_path / "r")
+    assert again["adapter_hash"] == card["adapter_hash"]
+    steps = [row["step"] for row in map(json.loads, open(tmp_path / "r/metrics.jsonl"))]
+    assert steps == [2, 3, 4, 6]
+    held = {p.name for p in (tmp_path / "r/checkpoints/6").iterdir()}
+    assert {"params", "ema", "opt", "step", "seed"} <= held
+    size = sum(p.stat().st_size for p in (workdir / "bundle").iterdir())
+    assert size < 3e6 and not (workdir / "dataset.json").exists()
+    with pytest.raises(ValueError, match="holds a run with another config.*align"):
+        adapt.adapt(settings(pair, **{"train.align": 9.0}), tiny_run, tmp_path / "r")
+
+
+def test_an_adapter_knows_its_base(trained, base, tmp_path):
+    adapter = adapters.load(trained[0] / "bundle")
+    other = base._replace(meta={**base.meta, "hash": "0123456789ab"})
+    wanted = base.meta["hash"]
+    with pytest.raises(ValueError, match=f"{wanted}, but the base has 0123456789ab"):
+        sample.make_sampler(other, adapter=adapter)
+    with pytest.raises(FileNotFoundError, match="no adapter at"):
+        adapters.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        checkpoints.load(trained[0])
+
+
+def test_the_linear_map_finds_a_linear_relation(pair, base, tiny_run, tmp_path):
+    """And its row is made by the same command."""
+    rng = np.random.default_rng(0)
+    mix = rng.standard_normal((3, 4, 6))
+
+    def clip(count):
+        foreign = rng.standard_normal((count, 4))
+        padded = np.pad(foreign, ((2, 0), (0, 0)))
+        tokens = sum(padded[k : k + count] @ mix[k] for k in range(3)) + 0.5
+        names = dict.fromkeys(("clip_id", "speaker_id", "corpus"), "")
+        return pipeline.Clip(
+            **names, motion=None, tokens=tokens, shape=None, codes=None, foreign=foreign
+        )
+
+    params = linear_map.fit([clip(50) for _ in range(9)], [clip(30)])
+    np.testing.assert_allclose(params["conv"]["kernel"], mix, atol=1e-3)
+    held = clip(20)
+    out = models.LinearMap(6).apply({"params": params}, held.foreign[None])[0]
+    np.testing.assert_allclose(out, held.tokens, atol=1e-2)
+    config = settings(pair, **{"adapter.depth": None, "total_steps": 0})
+    card = adapt.adapt(config, tiny_run, tmp_path / "linear")
+    untrained = adapt.adapt(settings(pair, total_steps=0), tiny_run, tmp_path / "none")
+    assert card["steps"] == untrained["steps"] == 0
+    assert card["align_mse"] < untrained["align_mse"]
+
+
+def test_sound_alone_is_enough(pair, base, tiny_run, tmp_path):
+    """With sampled faces nothing of the real ones is looked at."""
+    clips = pipeline.load(pair, "train", stats=base.stats).clips[:3]
+    other = [dataclasses.replace(c, motion=c.motion + 1) for c in clips]
+    a, b = (adapt.with_sampled_faces(base, c, 0) for c in (clips, other))
+    for x, y, real in zip(a, b, clips, strict=True):
+        np.testing.assert_array_equal(x.motion, y.motion)
+        assert np.abs(x.motion - real.motion).max() > 0.1
+    changes = {"train.faces": "base", "train.distill": 1.0, "train.flow": 0.0}
+    card = adapt.adapt(settings(pair, **changes), tiny_run, tmp_path / "a")
+    assert card["steps"] == 6
+
+
+def test_minutes_choose_clips(pair, base):
+    clips = pipeline.load(pair, "train", stats=base.stats).clips
+    mean, std = pipeline.foreign_stats(pair)
+    some = adapt.paired(clips, mean, std, 0.1, 0)
+    assert 6 <= sum(len(c.motion) for c in some) / mo.FPS < 8
+    assert [c.clip_id for c in some] == [
+        c.clip_id for c in adapt.paired(clips, mean, std, 0.1, 0)
+    ]
+    assert len(adapt.paired(clips, mean, std, 0, 0)) == len(clips)
+
+
+def test_sound_and_tokens_go_through_an_adapter(trained, tiny_run, base, tmp_path):
+    """The foreign tokenizer hears the sound; a token file must be its own."""
+    wave = tiny_corpus.clip(3, 40).audio
+    soundfile.write(tmp_path / "a.wav", wave, mo.SAMPLE_RATE)
+    run = functools.partial(
+        sample.sample, tiny_run, tmp_path / "o", style="none", adapter=trained[0]
+    )
+    report = run(wav=str(tmp_path / "a.wav"))
+    heard = np.load(tmp_path / "o/motion.npz")["motion"]
+    assert report["adapter"]["hash"] == adapters.load(trained[0]).meta["hash"]
+    tokens = tiny_corpus.tokenizer(1).embed(wave)
+    facts = {"rate_hz": 12.5, "tokenizer": "mel_rvq"}
+    np.savez(tmp_path / "t.npz", tokens=tokens, **facts)
+    run(tokens=str(tmp_path / "t.npz"))
+    read = np.load(tmp_path / "o/motion.npz")["motion"]
+    np.testing.assert_allclose(read[: len(heard)], heard, atol=1e-5)
+    np.savez(tmp_path / "t.npz", tokens=tokens[:, :7], **facts)
+    with pytest.raises(ValueError, match="7 wide at 12.5 Hz; this model takes 512"):
+        run(tokens=str(tmp_path / "t.npz"))
+    np.savez(tmp_path / "t.npz", tokens=np.nan * tokens, **facts)
+    with pytest.raises(ValueError, match="NaN"):
+        run(tokens=str(tmp_path / "t.npz"))
+    np.savez(tmp_path / "t.npz", tokens=tokens, rate_hz=5.0)
+    with pytest.raises(ValueError, match="under the base"):
+        run(tokens=str(tmp_path / "t.npz"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": ""}, "--foreign NAME"),
+        (
+            {"tokens": "whisper"},
+            "second tokenizer is mel_rvq, the config wants whisper",
+        ),
+        ({"train.window_frames": (24,)}, "multiples of the base's chunk of 10"),
+        ({"train.faces": "none"}, "expected 'data' or 'base'"),
+        ({"train.flow": -1.0}, "none below 0"),
+        ({"adapter.depth": None}, "takes total_steps 0, not 6"),
+        ({"batch_size": 3}, "does not divide"),
+    ],
+)
+def test_bad_configs(pair, tiny_run, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        adapt.adapt(settings(pair, **changes), tiny_run, tmp_path / "run")
+
+
+def test_bad_data(pair, trained, tiny_dataset, tiny_run, base, tmp_path):
+    with pytest.raises(ValueError, match="holds no second tokenizer"):
+        adapt.adapt(settings(tiny_dataset), tiny_run, tmp_path / "run")
+    ahead = tmp_path / "ahead"
+    shutil.copytree(pair, ahead)
+    facts = json.loads((ahead / "metadata.json").read_text())
+    facts["foreign"]["lookahead_s"] = 1.0
+    (ahead / "metadata.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match="looks 1.0 s ahead.*--foreign_causal"):
+        adapt.adapt(settings(ahead), tiny_run, tmp_path / "run")
+    other = export(tmp_path / "other", tiny_dataset, tiny_corpus.tokenizer(2))
+    config = settings(other)
+    config.sample = base.config["sample"]
+    with pytest.raises(ValueError, match="tokenizer_hash"):
+        evaluate.evaluate(config, tiny_run, rows=("adapter",), adapter=trained[0])
+    with pytest.raises(ValueError, match="go together"):
+        evaluate.evaluate(config, tiny_run, rows=("adapter",))
+    clip = pipeline.load(pair, "test", stats=base.stats).clips[0]
+    mean, std = pipeline.foreign_stats(pair)
+    short = dataclasses.replace(clip, foreign=clip.foreign[:5])
+    with pytest.raises(ValueError, match="5 foreign tokens for 20.*do not cover"):
+        adapters.standardised(short, mean, std)
+    broken = dataclasses.replace(clip, foreign=clip.foreign * np.nan)
+    with pytest.raises(ValueError, match="NaN or Inf"):
+        adapters.standardised(broken, mean, std)
+    wide = mo.Stats(*(np.zeros(n, "f4") for n in (56, 56, 9, 9)))
+    with pytest.raises(ValueError, match="the adapter gives tokens 512 wide"):
+        from toktalk_jax.streaming import Sampler
+
+        network, _ = models.build(base.config["model"], base.config["style"])
+        spec = adapters.spec(adapters.load(trained[0]), base)
+        Sampler(network, base.params["velocity"], wide, adapter=spec)
