@@ -16,6 +16,14 @@ from toktalk_jax.training import steps
 NAMES = ("base", "small")
 
 
+def adapter_arguments():
+    from configs import adapter
+
+    sizes = [choice for choice in adapter.CHOICES if "=" not in choice]
+    named = [f"tokens={name}" for name in adapter.TOKENS]
+    return ["", *sizes, *named, f"tokens=whisper,{','.join(sizes)}"]
+
+
 def arguments(name):
     choices = importlib.import_module(f"configs.{name}").CHOICES
     return ["", *choices, ",".join(choices)]
@@ -67,6 +75,75 @@ def test_every_config_builds(name, arg):
     if (name, arg) == ("base", ""):
         count = sum(x.size for x in jax.tree.leaves(state.params["velocity"]))
         assert count == 82_904_888
+
+
+@pytest.mark.parametrize("arg", adapter_arguments())
+def test_every_adapter_config_builds(arg):
+    """Traced with its step, before a base of its own kind."""
+    from toktalk_jax import adapt
+    from toktalk_jax.training import adapter_steps, checkpoints
+
+    config = importlib.import_module("configs.adapter").get_config(arg)
+    config.dataset = "somewhere"
+    base = checkpoints.load("small")
+    adapt.check_config(config, base)
+    assert config.tokens == arg.partition("tokens=")[2].partition(",")[0]
+    network = models.build_adapter(config.adapter.to_dict(), 512)
+    networks = models.build(base.config["model"], base.config["style"])
+    B, T, n = 2, max(config.train.window_frames), config.adapter.context_tokens
+
+    def loss():
+        foreign = jnp.zeros((B, n + T // 2, 96))
+        params = network.init(jax.random.key(0), foreign)["params"]
+        batch = dict(
+            motion=jnp.zeros((B, T, mo.F)),
+            tokens=jnp.zeros((B, T // 2, 512)),
+            foreign=foreign,
+            foreign_mask=jnp.ones(foreign.shape[:2], bool),
+            mask=jnp.ones((B, T), bool),
+            style=jnp.zeros((B, 50, mo.F)),
+            style_mask=jnp.ones((B, 50), bool),
+            block_id=jnp.zeros((B, T), jnp.int32),
+            index=jnp.arange(B),
+        )
+        return params, jax.vmap(
+            lambda b: adapter_steps.losses(
+                params,
+                base.params,
+                b,
+                jax.random.key(0),
+                models=(*networks, network),
+                weights=np.ones(mo.F),
+                options=adapt._options(config, 5),
+            ),
+            axis_name="batch",
+        )(jax.tree.map(lambda x: x[None], batch))
+
+    params, (total, _) = jax.eval_shape(loss)
+    assert total.shape == (1,)
+    size = sum(x.size for x in jax.tree.leaves(params))
+    assert size < 3e5 if "paper" not in arg else size > 5e6 or "smoke" in arg
+
+
+def test_one_foreign_tokenizer_at_a_time():
+    from configs import adapter
+
+    with pytest.raises(ValueError, match="give one tokens=NAME"):
+        adapter.get_config("tokens=lyra,tokens=whisper")
+
+
+@pytest.mark.parametrize("name", ["depth", "width", "align", "losses", "minutes"])
+def test_every_adapter_sweep_point_names_real_keys(name):
+    from configs import adapter
+    from toktalk_jax import adapt
+    from toktalk_jax.training import checkpoints
+
+    for overrides in getattr(adapter, f"sweep_{name}")():
+        config = adapter.get_config()
+        config.dataset = "somewhere"
+        config.lock()
+        config.update_from_flattened_dict(overrides)
+        adapt.check_config(config, checkpoints.load("small"))
 
 
 def sweep_points():

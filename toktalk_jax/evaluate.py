@@ -84,6 +84,16 @@ def evaluate(
         raise ValueError(f"{config.dataset} has no {split} clips to score")
     settings = config.sample.to_dict()
     head = head_of(bundle.dataset, config.head)
+    rig = None
+    if any(clip.lips is not None for clip in clips):
+        try:
+            where = landmarks.load_map(head, landmark_map or None)
+        except ValueError as error:
+            raise ValueError(
+                f"the dataset holds tracked lips: {error} and name it with "
+                "--landmark_map"
+            ) from error
+        rig = fit.prepare(head, where)
     if before:
         _check_foreign(config.dataset, before)
     predictions = _predict(
@@ -92,10 +102,6 @@ def evaluate(
     )
     control = predictions.get("whole")
     sampler = make_sampler(bundle, settings)
-    rig = None
-    if any(clip.lips is not None for clip in clips):
-        where = landmarks.load_map(head, landmark_map or None)
-        rig = fit.prepare(head, where)
     facts = _facts(bundle, config, clips, split, head, seed)
     out = []
     for name in rows:
@@ -130,11 +136,12 @@ def _score(head, rig, clips, motions, *, control, **options):
     for i, (clip, motion) in enumerate(zip(clips, motions, strict=True)):
         name, truth = predict.name_of(clip), clip.motion[: motion.shape[-2]]
         try:
-            scores[name] = scoring.score_clip(
+            found = scoring.score_clip(
                 head, motion, truth, control=control and control[i], **options
             )
             if clip.lips is not None:
-                scores[name] |= scoring.score_tracked(rig, motion, clip.lips)
+                found |= scoring.score_tracked(rig, motion, clip.lips)
+            scores[name] = found
         except ValueError as error:
             skipped[name] = str(error)
     return scores, skipped

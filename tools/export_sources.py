@@ -166,7 +166,7 @@ def tracked_corpus(args, head):
     from toktalk_jax.data.corpora import tracked
 
     facts = {"split_rule": "by person, or by clip", "source_fps": mo.FPS}
-    facts["source"] = _fingerprint(_source(args))
+    facts["source"] = tracked.fingerprint(_source(args))
 
     def read(on_skip, each=iter):
         return tracked.read(_source(args), head.hash(), on_skip, each)

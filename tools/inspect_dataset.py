@@ -22,7 +22,7 @@ from toktalk_jax.data import pipeline
 SPLITS = ("train", "validation", "test")
 SILENCE_DB = -40.0  # under the clip's loud moments (95th percentile of 10 ms levels)
 PAGES = 3
-MEASURED = 5000  # clips, of which at most so many are held in memory
+PIECE, MEASURED = 100, 20_000  # frames of a piece, pieces that are held in memory
 
 
 def silence_share(audio):
@@ -62,18 +62,18 @@ class Tally:
 
 
 class Sample:
-    """A random part of a stream of clips, every clip as likely to be in it."""
+    """A random part of a stream of things, each as likely to be in it."""
 
     def __init__(self, count, rng):
-        self.count, self.rng, self.seen, self.clips = count, rng, 0, []
+        self.count, self.rng, self.seen, self.kept = count, rng, 0, []
 
-    def add(self, clip):
+    def add(self, thing):
         """Reservoir sampling (Vitter 1985, algorithm R)."""
         self.seen += 1
-        if len(self.clips) < self.count:
-            self.clips.append(clip)
+        if len(self.kept) < self.count:
+            self.kept.append(thing)
         elif (place := self.rng.integers(self.seen)) < self.count:
-            self.clips[place] = clip
+            self.kept[place] = thing
 
 
 def coefficient_ranges(motions, face_model):
@@ -118,7 +118,7 @@ def plot(report, seconds, path):
     axes[1, 0].plot(place, [r["median"] for r in rows], ".k", markersize=3)
     axes[1, 0].set(title="coefficients, 1 % to 99 %, dot median", xlabel="index")
     axes[1, 1].bar(place, [r["std"] for r in rows], color="#4878a8")
-    axes[1, 1].set(title="std within clips", xlabel="index", yscale="log")
+    axes[1, 1].set(title="std within pieces of 4 s", xlabel="index", yscale="log")
     figure.suptitle(f"{report['corpus']}, {report['tokenizer']} tokens")
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -160,7 +160,8 @@ def inspect(directory, out, head_path="", seed=0):
         for split, tally in tallies.items():
             for clip in pipeline.raw_clips(directory, split):
                 tally.add(clip)
-                measured.add(clip.motion)
+                for start in range(0, len(clip.motion), PIECE):
+                    measured.add(clip.motion[start : start + PIECE].copy())
                 shown.add(clip)
                 bar.update()
     kept = ("corpus", "tokenizer", "rate_hz", "dim", "lookahead_s", "face_model")
@@ -168,8 +169,8 @@ def inspect(directory, out, head_path="", seed=0):
         **{key: metadata[key] for key in kept},
         "skipped": metadata["skipped"],
         "splits": {s: tally.facts() for s, tally in tallies.items() if tally.seconds},
-        "coefficients_of_clips": len(measured.clips),
-        "coefficients": coefficient_ranges(measured.clips, metadata["face_model"]),
+        "coefficients_of_frames": sum(map(len, measured.kept)),
+        "coefficients": coefficient_ranges(measured.kept, metadata["face_model"]),
     }
     report["moving"] = sum(row["std"] > 1e-3 for row in report["coefficients"])
     seconds = [s for tally in tallies.values() for s in tally.seconds]
@@ -177,7 +178,7 @@ def inspect(directory, out, head_path="", seed=0):
     if metadata["face_model"] == "stand_in" or head_path:
         head = assets.head_of(metadata, head_path)
         joint = metadata["head_joint"]
-        report["pages"] = write_pages(shown.clips, head, joint, out)
+        report["pages"] = write_pages(shown.kept, head, joint, out)
     else:
         report["pages"] = []
     (out / "inspect.json").write_text(json.dumps(report, indent=1) + "\n")

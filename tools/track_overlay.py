@@ -47,8 +47,9 @@ def draw(stem, track, found, aligned, rest, head, rig, facts):
         for row in axes:
             row[k].set_axis_off()
     _gaps(figure.add_subplot(grid[2, :]), track, found, chosen)
+    name = facts["video"].replace("$", r"\$")  # no formula
     figure.suptitle(
-        f"{facts['video']}: {facts['frames']} frames, {facts['dropped']} without a "
+        f"{name}: {facts['frames']} frames, {facts['dropped']} without a "
         f"face; lips {facts['residual_mm']} mm off (a still face {facts['still_mm']}), "
         f"gap r {facts['gap_r']}\nblue: tracked, orange: fitted",
         fontsize=10,

@@ -17,97 +17,23 @@ what they move from the face at rest is fitted to the head by least squares
 import argparse
 import hashlib
 import json
-import os
 import pathlib
-from typing import NamedTuple
 
 import numpy as np
 import soundfile
-from scipy.spatial.transform import Rotation, Slerp
 from tqdm import tqdm
 
 from toktalk_jax import motion as mo
 from toktalk_jax.data.corpora.grid_talker import neck_of_pose
-from toktalk_jax.data.schema import MIN_SECONDS, BadClip
 from toktalk_jax.flame import fit, landmarks
-from tools.video_reader import face_landmarker, read_frames, read_sound
+from toktalk_jax.training import logs
+from tools.video_reader import Track, face_landmarker, track
 
 VIDEOS = (".mp4", ".mpg", ".mpeg", ".mov", ".mkv", ".webm", ".avi", ".m4v")
-MAX_LOST = 0.2  # share of frames without a face above which a video is skipped
 QUIET_DB = -35.0  # below the video's loud moments: a mouth that may rest
+RULES = "1"  # raise it with every change that moves a track
 CLOSED_SHARE = 0.3  # of the quiet frames, those with the closest lips
 FEWEST = 5  # quiet frames; with fewer, all frames are looked at
-
-
-class Track(NamedTuple):
-    """A video as the tracker saw it, at 25 fps.
-
-    Attributes:
-      path: the video.
-      audio: [L] at 16 kHz; sample 0 is the start of frame 0.
-      points: [T, 478, 3] pixels, x to the subject's left, y up, z to the camera;
-        frames without a face are filled in from their neighbours.
-      turn: [T, 3] rotation vector of the head in the camera's frame.
-      detected: [T] False where there was no face.
-    """
-
-    path: pathlib.Path
-    audio: np.ndarray
-    points: np.ndarray
-    turn: np.ndarray
-    detected: np.ndarray
-
-
-def track(path, find):
-    """`Track` of a video.
-
-    Args:
-      find: `face_landmarker`.
-
-    Raises:
-      BadClip: it is no video, too short, or shows no face too often.
-    """
-    audio, start = read_sound(path)
-    times, found, last = [], [], -1
-    for time, rgb in read_frames(path):
-        last = max(round(1e3 * time), last + 1)  # the tracker wants them to rise
-        times.append(time - start)
-        found.append(find(rgb, last))
-    lost = sum(face is None for face in found)
-    if lost > MAX_LOST * len(found):
-        raise BadClip(f"there is no face in {lost} of its {len(found)} frames")
-    end = times[-1] + np.median(np.diff(times)) if len(times) > 1 else 0.0
-    frames = int(min(end, len(audio) / mo.SAMPLE_RATE) * mo.FPS + 0.5)
-    if frames < MIN_SECONDS * mo.FPS:
-        raise BadClip(f"{frames / mo.FPS:.2f} s long, shorter than {MIN_SECONDS} s")
-    points, turn, detected = at_25_fps(np.array(times), found, frames)
-    return Track(path, audio, points, turn, detected)
-
-
-def at_25_fps(times, found, frames):
-    """What was found at `times`, at the middle of each 40 ms from 0 on.
-
-    Args:
-      times: [n] s at which a frame begins to be shown.
-      found: n pairs of points and rotation, or None.
-
-    Returns:
-      (points [frames, 478, 3], rotation vectors [frames, 3], detected [frames]).
-    """
-    period = np.median(np.diff(times))
-    there = np.flatnonzero([face is not None for face in found])
-    middle = times[there] + period / 2
-    points = np.stack([found[k][0] for k in there])
-    turns = Rotation.from_matrix(np.stack([found[k][1] for k in there]))
-    wanted = (np.arange(frames) + 0.5) / mo.FPS
-    inside = np.clip(wanted, middle[0], middle[-1])
-    upper = np.clip(np.searchsorted(middle, inside), 1, len(middle) - 1)
-    share = (inside - middle[upper - 1]) / (middle[upper] - middle[upper - 1])
-    share = share[:, None, None]
-    mixed = (1 - share) * points[upper - 1] + share * points[upper]
-    nearest = np.abs(wanted[:, None] - middle[None]).min(1)
-    detected = nearest <= 0.51 * max(period, 1 / mo.FPS)
-    return mixed, Slerp(middle, turns)(inside).as_rotvec(), detected
 
 
 def quiet_frames(audio, frames):
@@ -162,11 +88,9 @@ def facts_of(track, found, lips, rig):
 
 def write(stem, track, found, lips, facts, key, head):
     """CLIP.wav, then CLIP.npz under a temporary name: it is there when all is."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(f"{stem}.wav", track.audio, mo.SAMPLE_RATE)
-    temporary = stem.with_name(f"{stem.name}.{os.getpid()}.tmp.npz")
-    np.savez(
-        temporary,
+    _save(
+        f"{stem}.npz",
         motion=fit.smooth(found.motion, fit.bounds_of(head)),
         unfiltered=found.motion,
         lips=lips.astype(np.float32),
@@ -176,16 +100,23 @@ def write(stem, track, found, lips, facts, key, head):
         facts=np.array(json.dumps(facts)),
         key=np.array(key),
     )
-    temporary.replace(f"{stem}.npz")
 
 
-def done(stem, key):
-    """The facts of a clip that was tracked before from the same file, or None."""
+def _save(path, **arrays):
+    temporary = pathlib.Path(f"{path}.tmp")
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    with temporary.open("wb") as file:
+        np.savez(file, **arrays)
+    temporary.replace(path)
+
+
+def _kept(path, key):
+    """The arrays of an npz that has this key, or nothing."""
     try:
-        with np.load(f"{stem}.npz", allow_pickle=False) as kept:
-            return json.loads(str(kept["facts"])) if str(kept["key"]) == key else None
+        with np.load(path, allow_pickle=False) as kept:
+            return {**kept} if str(kept["key"]) == key else {}
     except Exception:  # not there, or a damaged zip, which may raise anything
-        return None
+        return {}
 
 
 def videos_under(source, one_person):
@@ -197,7 +128,9 @@ def videos_under(source, one_person):
     source = pathlib.Path(source)
     if source.is_file():
         return [(source.stem, source)]
-    found = sorted(p for p in source.rglob("*") if p.suffix.lower() in VIDEOS)
+    found = sorted(
+        p for p in source.rglob("*") if p.suffix.lower() in VIDEOS and p.is_file()
+    )
     if not found:
         raise FileNotFoundError(f"no video ({', '.join(VIDEOS)}) at {source}")
     named = []
@@ -221,67 +154,113 @@ def groups_of(videos, out, one_person):
     return [*groups.values()], skipped
 
 
+def _raw_place(out, stem):
+    return pathlib.Path(out) / ".tracks" / stem.parent.name / f"{stem.name}.npz"
+
+
+def seen(place, path, model, key):
+    """`Track` of a video, or the reason (str) why there is none.
+
+    Kept at `place`, so that a group of videos may be interrupted.
+    """
+    if kept := _kept(place, key):
+        if "reason" in kept:
+            return str(kept["reason"])
+        return Track(path, *(kept[name] for name in Track._fields[1:]))
+    try:
+        with face_landmarker(model) as find:
+            one = track(path, find)
+        arrays = one._asdict()
+        del arrays["path"]
+    except (ValueError, ArithmeticError, LookupError) as error:  # of many libraries
+        one = str(error)
+        arrays = {"reason": np.array(one)}
+    _save(place, key=np.array(key), **arrays)
+    return one
+
+
 def track_group(stems, args, head, rig, key):
     """Track and write the videos of {stem: video} that are not yet done.
 
     Returns:
-      ({stem: facts}, [(video, reason)]).
+      [(video, reason)] of those that cannot be used.
     """
-    keys = {
-        stem: f"{key} {args.one_person} {path.stat().st_size}"
-        for stem, path in stems.items()
-    }
-    kept = {stem: done(stem, keys[stem]) for stem in stems}
-    if all(kept.values()):
-        return kept, []
-    tracks, skipped, facts = {}, [], {}
-    for stem, path in stems.items():
-        try:
-            with face_landmarker(args.model) as find:
-                tracks[stem] = track(path, find)
-        except BadClip as error:
-            skipped.append((path, str(error)))
-    fits = fit_tracks([*tracks.values()], rig) if tracks else ()
-    for (stem, one), (found, lips, *aligned) in zip(tracks.items(), fits, strict=True):
-        facts[stem] = facts_of(one, found, lips, rig)
+    own = {s: f"{key} {path.stat().st_size} {path.name}" for s, path in stems.items()}
+    # The face at rest is of all of them: a clip more or less makes another one.
+    names = " ".join(sorted(own.values()))
+    keys = {s: hashlib.sha256(f"{names} {own[s]}".encode()).hexdigest() for s in stems}
+    raw = {s: _raw_place(args.out, s) for s in stems}
+    refused = {s: kept for s in stems if "reason" in (kept := _kept(raw[s], own[s]))}
+    if all(s in refused or _kept(f"{s}.npz", keys[s]) for s in stems):
+        return [(stems[s], str(kept["reason"])) for s, kept in refused.items()]
+    found = {s: seen(raw[s], path, args.model, own[s]) for s, path in stems.items()}
+    skipped = [(stems[s], why) for s, why in found.items() if isinstance(why, str)]
+    tracks = {s: one for s, one in found.items() if isinstance(one, Track)}
+    if not tracks:
+        return skipped
+    fits = fit_tracks([*tracks.values()], rig)
+    for (stem, one), (fitted, lips, *aligned) in zip(tracks.items(), fits, strict=True):
+        facts = facts_of(one, fitted, lips, rig)
+        stem.parent.mkdir(parents=True, exist_ok=True)
         if not args.no_pictures:
             from tools import track_overlay
 
-            track_overlay.draw(stem, one, found, *aligned, head, rig, facts[stem])
-        write(stem, one, found, lips, facts[stem], keys[stem], head)
-    return facts, skipped
+            track_overlay.draw(stem, one, fitted, *aligned, head, rig, facts)
+        write(stem, one, fitted, lips, facts, keys[stem], head)
+    for stem in tracks:  # the reasons stay
+        raw[stem].unlink()
+    return skipped
 
 
 def run(args):
-    """Track as the command line says; returns ({stem: facts}, [(video, reason)])."""
+    """Track as the command line says.
+
+    Returns:
+      ({stem: facts} of the videos asked for, [(video, reason)]).
+    """
     from toktalk_jax.flame.assets import load_head
 
     head = load_head(args.head or None)
     where = landmarks.load_map(head, args.landmark_map or None)
-    rig = fit.prepare(head, where)
+    rig, out = fit.prepare(head, where), pathlib.Path(args.out)
+    videos = videos_under(args.source, args.one_person)
     with face_landmarker(args.model):
         pass  # say what is missing before anything is read
     model = hashlib.sha256(pathlib.Path(args.model).read_bytes()).hexdigest()[:12]
-    key = f"{fit.version(head, where)} {model}"
-    out, facts = pathlib.Path(args.out), {}
-    videos = videos_under(args.source, args.one_person)
+    key = f"{RULES} {fit.version(head, where)} {model}"
     groups, skipped = groups_of(videos, out, args.one_person)
-    with tqdm(total=len(videos), desc="track", unit="video") as bar:
-        for stems in groups:
-            # A landmarker follows one face through one video.
-            more, bad = track_group(stems, args, head, rig, key)
-            facts |= more
-            skipped += bad
-            bar.update(len(stems))
+    try:
+        with tqdm(total=len(videos), desc="track", unit="video") as bar:
+            for stems in groups:
+                skipped += track_group(stems, args, head, rig, key)
+                bar.update(len(stems))
+    finally:
+        every = _list(out, skipped)
+    asked = {stem for stems in groups for stem in stems}
+    return {stem: facts for stem, facts in every.items() if stem in asked}, skipped
+
+
+def _list(out, skipped):
+    """Write tracks.jsonl, of all that was ever tracked here, and skipped.jsonl."""
     out.mkdir(parents=True, exist_ok=True)
-    lines = [
-        json.dumps({"clip": stem.relative_to(out).as_posix(), **facts[stem]})
-        for stem in sorted(facts)
-    ]
-    (out / "tracks.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    reasons = [json.dumps({"clip": str(p), "reason": why}) for p, why in skipped]
-    (out / "skipped.jsonl").write_text("".join(f"{line}\n" for line in reasons))
-    return facts, skipped
+    every = {}
+    for path in sorted(out.glob("*/*.npz")):
+        try:
+            with np.load(path, allow_pickle=False) as kept:
+                every[path.with_suffix("")] = json.loads(str(kept["facts"]))
+        except Exception:  # not one of ours, or damaged: the corpus' reader says so
+            continue
+    lines = {
+        "tracks": [
+            {"clip": stem.relative_to(out).as_posix(), **facts}
+            for stem, facts in every.items()
+        ],
+        "skipped": [{"clip": str(p), "reason": why} for p, why in skipped],
+    }
+    for name, rows in lines.items():
+        text = "".join(f"{json.dumps(row)}\n" for row in rows)
+        logs.write_whole(out / f"{name}.jsonl", text)
+    return every
 
 
 def main(argv=None):

@@ -26,7 +26,8 @@ class RawClip:
       emotion, intensity: RAVDESS labels, -1 when unknown.
       phonemes: (start s, end s, phoneme) where they are known, else empty.
       lips: [T, 40, 3] metres: tracked lip landmarks (`flame.landmarks.LIPS`) carried to
-        the head at rest, what the motion was fitted to; None where there are none.
+        the head at rest, what the motion was fitted to, NaN in frames without a face;
+        None where there are none.
       states: [S, 256] of the text-to-speech model at 80 Hz, where it spoke the clip.
     """
 
@@ -74,10 +75,8 @@ def check_clip(clip):
     if len(motion) > frames + 2:
         raise BadClip(f"{len(motion)} motion frames but sound for only {frames}")
     lips = clip.lips
-    if lips is not None and (
-        np.shape(lips)[0] != len(motion) or not np.isfinite(lips).all()
-    ):
-        raise BadClip(f"lips are {np.shape(lips)} or not finite; motion {motion.shape}")
+    if lips is not None and len(lips) != len(motion):
+        raise BadClip(f"lips are {np.shape(lips)}; motion {motion.shape}")
     motion, lips = motion[:frames], None if lips is None else lips[:frames]
     seconds = min(len(motion) / mo.FPS, len(audio) / mo.SAMPLE_RATE)
     if seconds < MIN_SECONDS:

@@ -105,13 +105,14 @@ def score_tracked(rig, prediction, lips):
     Args:
       rig: `flame.fit.prepare(head)`.
       prediction: [T, 56] raw motion, or samples [k, T, 56], of which the first counts.
-      lips: [T', 40, 3] metres, `data.schema.RawClip.lips`; T' at least T.
+      lips: [T', 40, 3] metres, `data.schema.RawClip.lips`; T' at least T; NaN in frames
+        without a face, which are not scored.
 
     Returns:
       dict: "tracked_lip_mm", and the sums of "tracked_gap_r".
 
     Raises:
-      ValueError: fewer lips than frames.
+      ValueError: fewer lips than frames, or no frame with a face.
     """
     motion = np.asarray(prediction, np.float32)
     motion = motion[0] if motion.ndim == 3 else motion
@@ -120,16 +121,19 @@ def score_tracked(rig, prediction, lips):
         raise ValueError(
             f"tracked lips are {lips.shape}; expected [{frames}, {len(LIPS)}, 3]"
         )
+    seen_at = np.isfinite(lips[:frames]).all((1, 2))
+    if not seen_at.any():
+        raise ValueError(f"the tracker saw no face in the clip's {frames} frames")
     padded = np.pad(motion, ((0, -frames % PAD_FRAMES), (0, 0)))
-    ours = np.asarray(_landmarks(rig.head, rig.weights, padded))[:frames]
+    ours = np.asarray(_landmarks(rig.head, rig.weights, padded))[:frames][seen_at]
     seen = np.zeros_like(ours)
-    seen[:, LIPS] = lips[:frames]
+    seen[:, LIPS] = lips[:frames][seen_at]
     error = np.linalg.norm((ours - seen)[:, LIPS], axis=-1)
     gaps = [1e3 * inner_lip_gap(points) for points in (ours, seen)]
     return {
         "tracked_lip_mm": float(1e3 * error.mean()),
         "tracked_gap_r": _decimal(
-            metrics.correlation_sums(*gaps, np.ones(frames, bool))
+            metrics.correlation_sums(*gaps, np.ones(len(ours), bool))
         ),
     }
 

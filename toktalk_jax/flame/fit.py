@@ -39,6 +39,7 @@ DEPTH_WEIGHT = 0.3  # a single camera sees depth badly
 GAP_WEIGHT = 1.0  # how far the lips part, against where they are
 STILL_REACH = 0.055  # metres from the middle: the tracker guesses the face's sides
 SWEEPS, POSE_SWEEPS = 8, (1, 2, 3, 4)
+BLOCK = 500  # frames that are swept at once
 JAW_RIDGE = 10.0  # a radian of jaw against a whole shape
 # Radians: opening, turn to the side, roll.
 JAW_LOW, JAW_HIGH = (-0.05, -0.12, -0.05), (0.6, 0.12, 0.05)
@@ -177,13 +178,14 @@ def fit_landmarks(
     _check(landmarks, neutral, neck)
     rig = head if isinstance(head, Rig) else prepare(head)
     target = carry(landmarks, neutral, rig.rest, scale).astype(np.float32)
-    padded = -(-len(target) // 25) * 25  # few lengths, few compilations
+    unit = 25 if len(target) <= BLOCK else BLOCK  # few lengths, few compilations
+    padded = -(-len(target) // unit) * unit
     filled = np.pad(target, ((0, padded - len(target)), (0, 0), (0, 0)), mode="edge")
     low, high = _bounds(rig.head, expression_bounds or bounds_of(rig.head))
     x = jnp.broadcast_to(jnp.clip(0.0, low, high)[None], (padded, FITTED))
     fixed = (jnp.asarray(default_weights()), low, high, ridge, steady)
     for k in range(SWEEPS):
-        x, fitted = _sweep(rig.head, rig.weights, filled, x, *fixed)
+        x, fitted = _sweep_blocks(rig, filled, x, fixed)
         if k in POSE_SWEEPS:
             filled = filled - leftover_pose(filled - np.asarray(fitted), rig.rest)
     target = filled[: len(target)]
@@ -217,9 +219,23 @@ def _bounds(small, expression_bounds):
     return jnp.asarray(low, jnp.float32), jnp.asarray(high, jnp.float32)
 
 
+def _sweep_blocks(rig, target, x, fixed):
+    """`_sweep` a block at a time: an hour's Jacobians would not fit in memory."""
+    ahead, behind = jnp.concatenate([x[1:], x[-1:]]), jnp.concatenate([x[:1], x[:-1]])
+    neighbours, out = (ahead + behind) / 2, []
+    for start in range(0, len(target), BLOCK):
+        part = slice(start, start + BLOCK)
+        own = target[part], x[part], neighbours[part]
+        out.append(_sweep(rig.head, rig.weights, *own, *fixed))
+    if len(out) == 1:
+        return out[0]
+    x, fitted = zip(*out, strict=True)
+    return jnp.concatenate(x), np.concatenate(fitted)
+
+
 @jax.jit
-def _sweep(small, bary, target, x, weights, low, high, ridge, steady):
-    """A Gauss-Newton step of every frame; neighbours enter by their last values.
+def _sweep(small, bary, target, x, neighbours, weights, low, high, ridge, steady):
+    """A Gauss-Newton step of every frame; neighbours are the last values' mean.
 
     Returns:
       (x [T, 53], points [T, 478, 3]).
@@ -247,8 +263,7 @@ def _sweep(small, bary, target, x, weights, low, high, ridge, steady):
         gradient = jacobian.T @ error + prior * x + steady * prior * (x - neighbours)
         return _box_newton(x, hessian, gradient, low, high)
 
-    ahead, behind = jnp.concatenate([x[1:], x[-1:]]), jnp.concatenate([x[:1], x[:-1]])
-    x = jax.vmap(frame)(x, target, (ahead + behind) / 2)
+    x = jax.vmap(frame)(x, target, neighbours)
     return x, jax.vmap(points)(x)
 
 

@@ -131,8 +131,8 @@ def take_out_pose(points, still, rounds=3):
     """
     weights = np.asarray(still, np.float64)
     out = np.asarray(points, np.float64)
-    for _ in range(rounds):
-        middle = out[0] if out is points else np.median(out, 0)
+    for k in range(rounds):
+        middle = np.median(out, 0) if k else out[0]
         laid = [similarity(frame, middle, weights) for frame in out]
         out = np.stack(
             [s * f @ r.T + shift for f, (s, r, shift) in zip(out, laid, strict=True)]

@@ -249,7 +249,9 @@ def _tracked_lips(talker, head, landmark_map):
     def lips(clip_id):
         rig, neutral = face()
         points = normalised_landmarks(talker, clip_id)
-        return carry(points, neutral, rig.rest)[:, list(LIPS)].astype(np.float32)
+        found = carry(points, neutral, rig.rest)[:, list(LIPS)].astype(np.float32)
+        found[~talker.detected[clip_frames(talker, clip_id)]] = np.nan
+        return found
 
     return lips
 

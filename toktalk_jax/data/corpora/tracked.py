@@ -1,5 +1,6 @@
 """What `tools/track_video.py` leaves: PERSON/CLIP.wav and .npz, on one head."""
 
+import hashlib
 import pathlib
 
 import numpy as np
@@ -38,7 +39,7 @@ def read(source, face_hash, on_skip=lambda clip_id, reason: None, each=iter):
         )
     people = {path.parent.name for path in paths}
     by_person = len(people) >= PEOPLE
-    key = lambda path: path.parent.name if by_person else path.stem  # noqa: E731
+    key = lambda path: path.parent.name if by_person else path  # noqa: E731
     of = splits.shares({*map(key, paths)})
     for path in each(paths):
         clip_id = f"{path.parent.name}/{path.stem}"
@@ -60,16 +61,29 @@ def read(source, face_hash, on_skip=lambda clip_id, reason: None, each=iter):
         )
 
 
+def fingerprint(source):
+    """12 hex digits over the clips' names and what was tracked of them."""
+    digest = hashlib.sha256()
+    for path in sorted(pathlib.Path(source).glob("*/*.npz")):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.parent.name}/{path.name} {content}\n".encode())
+    return digest.hexdigest()[:12]
+
+
 def _lips(path, face_hash, frames):
-    """Tracked lips [T, 40, 3] of a clip, which must be on the right head."""
+    """Tracked lips [T, 40, 3] of a clip, which must be on the right head; NaN in
+    frames without a face."""
     with np.load(path, allow_pickle=False) as raw:
-        if missing := {"lips", "face_hash", "fps"} - {*raw.files}:
+        if missing := {"lips", "face_hash", "fps", "detected"} - {*raw.files}:
             raise BadClip(f"{path.name} lacks {sorted(missing)}; track it again")
         if str(raw["face_hash"]) != face_hash:
             raise BadClip(
                 f"{path.name} is on head {raw['face_hash']}, asked for is {face_hash}"
             )
-        lips = raw["lips"]
+        lips, detected = raw["lips"], raw["detected"]
     if lips.shape != (frames, len(LIPS), 3) or frames < mo.FPS * 0.4:
         raise BadClip(f"lips are {lips.shape}; expected [{frames}, {len(LIPS)}, 3]")
-    return lips
+    if detected.shape != (frames,):
+        raise BadClip(f"detected is {detected.shape}; expected [{frames}]")
+    return np.where(detected[:, None, None], lips, np.float32(np.nan))
