@@ -198,16 +198,21 @@ def test_windows_hold_the_tokens_before_them(pair, base):
         np.concatenate([c.foreign for c in clips]).std(0).mean(), 1, atol=0.05
     )
     batches = pipeline.batches(
-        clips, seed=0, batch_size=8, window_lengths=(20,), adapter_context=5
+        clips,
+        seed=0,
+        batch_size=8,
+        window_lengths=(20,),
+        style_frames=(10, 30),
+        adapter_context=5,
     )
     early = 0
     for _ in range(4):
         batch = next(batches)
         assert batch["foreign"].shape[1] == 15
         for row in range(8):
-            first = batch["tokens"][row, 0]
-            (clip,) = (c for c in clips if (c.tokens == first).all(1).any())
-            at = int(np.flatnonzero((clip.tokens == first).all(1))[0])
+            first = batch["motion"][row, 0]
+            (clip,) = (c for c in clips if (c.motion == first).all(1).any())
+            at = int(np.flatnonzero((clip.motion == first).all(1))[0]) // 2
             inside = np.arange(at - 5, at + 10)
             wanted = np.zeros((15, 512), np.float32)
             there = (inside >= 0) & (inside < 20)

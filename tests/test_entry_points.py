@@ -347,7 +347,7 @@ def test_command_lines_fail_in_one_line(tiny_dataset, tmp_path):
     assert "lr" in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("module", ["train", "sample", "evaluate"])
+@pytest.mark.parametrize("module", ["train", "sample", "evaluate", "adapt"])
 def test_help_helps(module):
     done = command(f"toktalk_jax.{module}", "--help")
     assert "--workdir" in done.stdout

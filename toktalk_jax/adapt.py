@@ -48,6 +48,9 @@ def adapt(config, base, workdir):
     workdir = pathlib.Path(workdir)
     with checkpoints.clear_disk_errors(workdir):
         bundle = checkpoints.load(base)
+        if (kept := workdir / "config.json").exists():
+            asked = json.loads(json.dumps(config.to_dict()))
+            checkpoints.same_config(json.loads(kept.read_text()), asked, workdir)
         if not (workdir / "bundle").is_dir() or _step_of(workdir) < config.total_steps:
             _train(config, bundle, workdir)
         return adapter_card.write(

@@ -155,6 +155,7 @@ def same_config(old, new, workdir):
     old, new = (traverse_util.flatten_dict(c, sep=".") for c in (old, new))
     # Where a run's files lie and what it prints may change; what it computes may not.
     free = {"dataset", "head", "log_every", "save_every"}
+    free |= {"report_split", "report_clips"}
     if new.get("train.decay") != "cosine":  # whose rate depends on the last step
         free.add("total_steps")
     changed = {
