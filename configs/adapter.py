@@ -13,7 +13,7 @@ Arguments, after a colon and joined by commas:
 How it samples, and what weighs in the flow's loss, is the base's own.
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 from configs import base
 
@@ -36,10 +36,14 @@ def get_config(arg=""):
     c.minutes = 0.0  # of paired speech to train on, a seeded choice of clips; 0: all
     c.total_steps = 4000
     c.batch_size = 16
-    # depth None is the closed-form linear map of three tokens, a baseline.
-    c.adapter = dict(width=64, heads=8, feed_forward=128, context_tokens=25)
-    c.adapter.depth = config_dict.placeholder(int)
-    c.adapter.depth = 4
+    c.adapter = dict(
+        kind="transformer",  # or "linear", a closed-form map of three tokens
+        width=64,
+        depth=4,
+        heads=8,
+        feed_forward=128,
+        context_tokens=25,
+    )
     c.train = dict(
         flow=1.0,  # the paper's L_CFM
         align=0.5,  # the paper's lambda, in standardised units
@@ -91,7 +95,7 @@ def sweep_align():
 def sweep_losses():
     """The rows of the comparison: which losses make an adapter."""
     yield {"total_steps": 0}
-    yield {"adapter.depth": None, "total_steps": 0}
+    yield {"adapter.kind": "linear", "total_steps": 0}
     yield {"train.flow": 0.0, "train.align": 1.0}
     yield {"train.align": 0.0}
     yield {}

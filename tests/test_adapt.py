@@ -274,7 +274,7 @@ def test_the_linear_map_finds_a_linear_relation(pair, base, tiny_run, tmp_path):
     held = clip(20)
     out = models.LinearMap(6).apply({"params": params}, held.foreign[None])[0]
     np.testing.assert_allclose(out, held.tokens, atol=1e-2)
-    config = settings(pair, **{"adapter.depth": None, "total_steps": 0})
+    config = settings(pair, **{"adapter.kind": "linear", "total_steps": 0})
     card = adapt.adapt(config, tiny_run, tmp_path / "linear")
     untrained = adapt.adapt(settings(pair, total_steps=0), tiny_run, tmp_path / "none")
     assert card["steps"] == untrained["steps"] == 0
@@ -343,7 +343,8 @@ def test_sound_and_tokens_go_through_an_adapter(trained, tiny_run, base, tmp_pat
         ({"train.window_frames": (24,)}, "multiples of the base's chunk of 10"),
         ({"train.faces": "none"}, "expected 'data' or 'base'"),
         ({"train.flow": -1.0}, "none below 0"),
-        ({"adapter.depth": None}, "takes total_steps 0, not 6"),
+        ({"adapter.kind": "linear"}, "takes total_steps 0, not 6"),
+        ({"adapter.kind": "cnn"}, "expected 'transformer' or 'linear'"),
         ({"batch_size": 3}, "does not divide"),
     ],
 )

@@ -242,7 +242,7 @@ def test_bundles_round_trip(tmp_path):
 
 
 def test_a_missing_checkpoint_says_what_was_looked_for(tmp_path):
-    with pytest.raises(FileNotFoundError, match="config.json"):
+    with pytest.raises(FileNotFoundError, match="dataset.json"):
         checkpoints.load(tmp_path / "nothing")
 
 

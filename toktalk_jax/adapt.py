@@ -175,9 +175,14 @@ def check_config(config, bundle):
         raise ValueError(
             f"config.train.faces is {config.train.faces!r}; expected 'data' or 'base'"
         )
-    if config.adapter.depth is None and config.total_steps:
+    if config.adapter.kind not in ("transformer", "linear"):
         raise ValueError(
-            "config.adapter.depth None is the closed-form linear map: it takes "
+            f"config.adapter.kind is {config.adapter.kind!r}; expected 'transformer' "
+            "or 'linear'"
+        )
+    if config.adapter.kind == "linear" and config.total_steps:
+        raise ValueError(
+            "config.adapter.kind 'linear' is solved in closed form: it takes "
             f"total_steps 0, not {config.total_steps}"
         )
     weights = [config.train[name] for name in ("flow", "align", "distill")]
@@ -236,7 +241,7 @@ def with_sampled_faces(bundle, clips, seed):
 def _initial(config, network, clips, width, bundle, mean, std):
     """(adapter params at step 0, root key)."""
     key = jax.random.key(config.seed)
-    if config.adapter.depth is not None:
+    if config.adapter.kind != "linear":
         return jax.jit(network.init)(key, jnp.zeros((1, 8, width)))["params"], key
     from toktalk_jax.data import pipeline
 

@@ -175,7 +175,7 @@ def _check_foreign(directories, before):
 def _adapted(before):
     """How the adapter was made, for a reader of the table."""
     run, facts = before.config["train"], before.facts
-    kind = "linear map" if before.config["adapter"]["depth"] is None else "adapter"
+    kind = before.config["adapter"]["kind"]
     losses = ", ".join(f"{k} {run[k]:g}" for k in ("flow", "align", "distill"))
     return (
         f"{kind} from {facts['foreign']['tokenizer']}, {losses}, faces {run['faces']}, "

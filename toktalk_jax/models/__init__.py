@@ -14,8 +14,8 @@ def build(model, style):
 
 
 def build_adapter(adapter, out_dim):
-    """The adapter of a config's `adapter` dict; `depth` None is the linear map."""
-    sizes = {k: v for k, v in adapter.items() if k != "context_tokens"}
-    if sizes["depth"] is None:
+    """The adapter of a config's `adapter` dict, of kind "transformer" or "linear"."""
+    if adapter["kind"] == "linear":
         return LinearMap(out_dim)
+    sizes = {k: v for k, v in adapter.items() if k not in ("kind", "context_tokens")}
     return Adapter(out_dim, **sizes)

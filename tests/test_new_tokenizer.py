@@ -1,0 +1,89 @@
+"""The tokenizer template: what it writes runs, and passes its own test."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tools import new_tokenizer
+
+
+@pytest.fixture
+def house(tmp_path):
+    """A copy of what the template touches and its test imports."""
+    package = tmp_path / "toktalk_jax"
+    shutil.copytree(ROOT / "toktalk_jax/tokenizers", package / "tokenizers")
+    for name in ("__init__.py", "motion.py"):
+        shutil.copy(ROOT / "toktalk_jax" / name, package)
+    (tmp_path / "tests").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "rate_hz", "dim"), [("moshi_two", 12.5, 512), ("fast", 50.0, 7)]
+)
+def test_what_it_writes_passes_its_own_test(
+    house, monkeypatch, capsys, name, rate_hz, dim
+):
+    monkeypatch.setattr(new_tokenizer, "ROOT", house)
+    new_tokenizer.main([name, "--rate_hz", str(rate_hz), "--dim", str(dim)])
+    assert f"test_tokenizer_{name}.py" in capsys.readouterr().out
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
+        cwd=house,
+        env={**os.environ, "PYTHONPATH": str(house)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "7 passed" in done.stdout, done.stdout
+    ruff = [sys.executable, "-m", "ruff", "check", "--config"]
+    checks = [*ruff, str(ROOT / "tools/ruff.toml"), "."]
+    assert subprocess.run(checks, cwd=house).returncode == 0
+
+
+def test_a_leak_in_it_fails_its_test(house, monkeypatch):
+    """Its test is no decoration: a network that reads ahead is found out."""
+    monkeypatch.setattr(new_tokenizer, "ROOT", house)
+    new_tokenizer.main(["leaky"])
+    made = house / "toktalk_jax/tokenizers/leaky.py"
+    text = made.read_text()
+    whole = "        stream = self.stream()\n"
+    assert text.count(whole) == 1
+    made.write_text(text.replace(whole, f"        wave = wave - wave.mean()\n{whole}"))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
+        cwd=house,
+        env={**os.environ, "PYTHONPATH": str(house)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "test_later_sound" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["Moshi"], "lower-case letters"),
+        (["import"], "lower-case letters"),
+        (["lyra"], "named 'lyra' already"),
+        (["a", "--rate_hz", "5"], "at least 12.5"),
+        (["a", "--rate_hz", "30"], "a divisor of 16000"),
+        (["a", "--dim", "0"], "--dim is 0"),
+    ],
+)
+def test_bad_names_and_sizes(house, monkeypatch, args, message):
+    monkeypatch.setattr(new_tokenizer, "ROOT", house)
+    with pytest.raises(SystemExit, match=message):
+        new_tokenizer.main(args)
+    assert not [*(house / "tests").iterdir()]
+
+
+def test_nothing_is_overwritten(house, monkeypatch):
+    monkeypatch.setattr(new_tokenizer, "ROOT", house)
+    (house / "tests/test_tokenizer_mine.py").write_text("mine")
+    with pytest.raises(SystemExit, match="is there already"):
+        new_tokenizer.main(["mine"])
+    assert not (house / "toktalk_jax/tokenizers/mine.py").exists()
