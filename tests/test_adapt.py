@@ -385,3 +385,23 @@ def test_bad_data(pair, trained, tiny_dataset, tiny_run, base, tmp_path):
         network, _ = models.build(base.config["model"], base.config["style"])
         spec = adapters.spec(adapters.load(trained[0]), base)
         Sampler(network, base.params["velocity"], wide, adapter=spec)
+
+
+def test_an_adapter_ships_with_its_card(trained, tmp_path):
+    from tools import ship_adapter
+
+    ship_adapter.main(
+        [
+            *("--workdir", str(trained[0]), "--name", "a_to_b", "--data", "Tones."),
+            *("--command", "python -m toktalk_jax.adapt", "--out", str(tmp_path)),
+        ]
+    )
+    shipped = adapters.load(tmp_path / "a_to_b")
+    assert shipped.config["dataset"] == ""
+    assert shipped.meta["hash"] == adapters.load(trained[0]).meta["hash"]
+    text = (tmp_path / "a_to_b/MODEL_CARD.md").read_text()
+    assert "Tones." in text and "lve_mm" in text and shipped.meta["hash"] in text
+    with pytest.raises(FileNotFoundError, match="no adapter"):
+        ship_adapter.main(
+            ["--workdir", str(tmp_path), "--name", "x", "--data", "", "--out", "y"]
+        )
