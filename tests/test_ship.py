@@ -46,3 +46,29 @@ def test_the_shipped_checkpoint_speaks():
     assert "Cooke" in text and "/tmp" not in text
     with pytest.raises(ValueError, match="shipped are"):
         load_style(bundle, "grumpy")
+
+
+HIBARI = checkpoints.SHIPPED / "hibari_to_small"
+
+
+@pytest.mark.skipif(not HIBARI.is_dir(), reason="no adapter ships yet")
+def test_the_shipped_adapter_lets_the_synthesizer_drive_the_face(tmp_path):
+    """Text to face without a tokenizer between: the mouth opens where it is spoken."""
+    pytest.importorskip("hibari")
+    from toktalk_jax import motion as mo
+    from toktalk_jax import sample
+
+    assert sum(p.stat().st_size for p in HIBARI.iterdir()) < 3e6
+    text = "".join(p.read_text() for p in HIBARI.iterdir() if p.suffix != ".npz")
+    assert "/tmp" not in text and "lve_mm" in text
+    report = sample.sample(
+        "small", tmp_path, text="My mama may buy a bigger boat.", adapter=HIBARI.name
+    )
+    assert report["tokenizer"] == "hibari" and report["adapter"]["name"] == HIBARI.name
+    with np.load(tmp_path / "motion.npz") as file:
+        jaw, audio = file["motion"][:, mo.JAW.start], file["audio"] / 32768
+    frames = len(audio) // mo.SAMPLES_PER_FRAME
+    cells = audio[: frames * mo.SAMPLES_PER_FRAME].reshape(frames, -1)
+    loud = np.sqrt((cells**2).mean(1)) > 0.02
+    jaw = jaw[:frames]
+    assert jaw[loud].mean() > jaw[~loud].mean() + 0.02

@@ -42,6 +42,7 @@ def card_of(adapter, name, base, data, command, scores):
         *command,
         "```",
         "",
+        "",
     ]
     return "\n".join(lines) + scores.replace("# Adapter", "## Adapter", 1)
 
