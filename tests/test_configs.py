@@ -138,7 +138,9 @@ def test_every_adapter_sweep_point_names_real_keys(name):
     from toktalk_jax import adapt
     from toktalk_jax.training import checkpoints
 
-    for overrides in getattr(adapter, f"sweep_{name}")():
+    points = list(getattr(adapter, f"sweep_{name}")())
+    assert len(points) >= 3
+    for overrides in points:
         config = adapter.get_config()
         config.dataset = "somewhere"
         config.lock()

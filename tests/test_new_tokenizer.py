@@ -22,6 +22,17 @@ def house(tmp_path):
     return tmp_path
 
 
+def run_tests(house):
+    """The house's own tests, in a process that imports the house."""
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
+        cwd=house,
+        env={**os.environ, "PYTHONPATH": str(house)},
+        capture_output=True,
+        text=True,
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "rate_hz", "dim"), [("moshi_two", 12.5, 512), ("fast", 50.0, 7)]
 )
@@ -31,13 +42,7 @@ def test_what_it_writes_passes_its_own_test(
     monkeypatch.setattr(new_tokenizer, "ROOT", house)
     new_tokenizer.main([name, "--rate_hz", str(rate_hz), "--dim", str(dim)])
     assert f"test_tokenizer_{name}.py" in capsys.readouterr().out
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
-        cwd=house,
-        env={**os.environ, "PYTHONPATH": str(house)},
-        capture_output=True,
-        text=True,
-    )
+    done = run_tests(house)
     assert done.returncode == 0 and "7 passed" in done.stdout, done.stdout
     ruff = [sys.executable, "-m", "ruff", "check", "--config"]
     checks = [*ruff, str(ROOT / "tools/ruff.toml"), "."]
@@ -53,13 +58,7 @@ def test_a_leak_in_it_fails_its_test(house, monkeypatch):
     whole = "        stream = self.stream()\n"
     assert text.count(whole) == 1
     made.write_text(text.replace(whole, f"        wave = wave - wave.mean()\n{whole}"))
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
-        cwd=house,
-        env={**os.environ, "PYTHONPATH": str(house)},
-        capture_output=True,
-        text=True,
-    )
+    done = run_tests(house)
     assert done.returncode == 1 and "test_later_sound" in done.stdout
 
 

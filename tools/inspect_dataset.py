@@ -111,6 +111,7 @@ def plot(report, seconds, path):
     axes[0, 1].set(
         title=f"train speakers ({len(minutes)})", xlabel="speaker", ylabel="minutes"
     )
+    axes[0, 1].xaxis.get_major_locator().set_params(integer=True)
     rows = report["coefficients"]
     place = np.arange(len(rows))
     low, high = (np.array([r[k] for r in rows]) for k in ("low", "high"))

@@ -174,15 +174,20 @@ def join_stats(directories):
     tokens = np.array([w["token_count"] for w in weights], np.float64)
     columns = [np.stack(c).astype(np.float64) for c in zip(*parts, strict=True)]
     motion_mean, motion_std, token_mean, token_std = columns
-    mean = np.average(token_mean, axis=0, weights=tokens)
-    square = np.average(token_std**2 + token_mean**2, axis=0, weights=tokens)
     return mo.Stats(
         np.average(motion_mean, axis=0, weights=frames).astype(np.float32),
         # The mean within-clip std, as in `motion.motion_stats`, is linear in frames.
         np.average(motion_std, axis=0, weights=frames).astype(np.float32),
-        mean.astype(np.float32),
-        np.sqrt(np.maximum(square - mean**2, 0)).astype(np.float32),
+        *_joined_moments(token_mean, token_std, tokens),
     )
+
+
+def _joined_moments(means, stds, counts):
+    """(mean, std) [A] f32 of sets [n, A] of `counts` [n] tokens, taken as one."""
+    mean = np.average(means, axis=0, weights=counts)
+    square = np.average(stds**2 + means**2, axis=0, weights=counts)
+    std = np.sqrt(np.maximum(square - mean**2, 0))
+    return mean.astype(np.float32), std.astype(np.float32)
 
 
 def foreign_stats(directories):
@@ -205,10 +210,7 @@ def foreign_stats(directories):
         np.array([stats[key] for stats in found])
         for key in ("foreign_mean", "foreign_std")
     )
-    mean = np.average(means, axis=0, weights=counts)
-    square = np.average(stds**2 + means**2, axis=0, weights=counts)
-    std = np.sqrt(np.maximum(square - mean**2, 0))
-    return mean.astype(np.float32), std.astype(np.float32)
+    return _joined_moments(means, stds, counts)
 
 
 def _paths(directories):
