@@ -19,7 +19,16 @@ FEATURES = [
 CORPORA = ["lmdb>=1.6"]
 BEAM = ["apache-beam>=2.70"]
 TRACK = ["mediapipe>=1.2", "av>=14"]
+EXPORT = ["pygltflib>=1.16", "usd-core>=25.11"]
 STUDY = ["starlette>=0.40", "uvicorn>=0.30", "av>=14"]
+SLURM = ["submitit>=1.5"]
+SERVE = [
+    "starlette>=0.40",
+    "uvicorn>=0.30",
+    "wsproto>=1.2",
+    "websocket-client>=1.8",
+    "prometheus-client>=0.20",
+]
 DEMO = ["hibari-tts>=0.2.1", "onnx>=1.17", "onnxruntime>=1.20"]
 
 setup(
@@ -39,6 +48,7 @@ setup(
             "page/*.html",
             "page/bundle/*",
             "checkpoints/*/*",
+            "live/*.json",
         ]
     },
     install_requires=[
@@ -56,6 +66,7 @@ setup(
         "absl-py>=2.1",
         "etils>=1.10",
         "tqdm>=4.66",
+        "protobuf>=5",
         "tensorboardX>=2.6",
         "soundfile>=0.12",
         "soxr>=0.5",
@@ -71,6 +82,9 @@ setup(
         "beam": BEAM,
         "track": TRACK,
         "study": STUDY,
+        "export": EXPORT,
+        "slurm": SLURM,
+        "serve": SERVE,
         "demo": DEMO,
         "test": [
             *DEMO,
@@ -79,6 +93,9 @@ setup(
             *BEAM,
             *TRACK,
             *STUDY,
+            *EXPORT,
+            *SLURM,
+            *SERVE,
             "ai-edge-litert>=2.0",
             "pytest>=8",
             "pytest-timeout>=2.3",
@@ -86,6 +103,8 @@ setup(
             "ruff>=0.12",
             "safetensors>=0.4",
             "selenium>=4.20",
+            "trimesh>=4.5",
+            "wandb>=0.20",
         ],
     },
 )

@@ -25,13 +25,10 @@ CHOICES = (*(f"tokens={name}" for name in TOKENS), "paper", "smoke")
 def get_config(arg=""):
     """The config for a comma-separated list of CHOICES."""
     chosen = base.parse(arg, CHOICES)
-    named = [c.removeprefix("tokens=") for c in chosen if c.startswith("tokens=")]
-    if len(named) > 1:
-        raise ValueError(f"config argument names {sorted(named)}; give one tokens=NAME")
     c = ConfigDict()
     c.seed = 0
     c.dataset = ""  # made by tools.export_tokens with --foreign
-    c.tokens = named[0] if named else ""  # the dataset's foreign one; "": any
+    c.tokens = base.named(chosen, "tokens")  # the dataset's foreign one; "": any
     c.head = ""  # FLAME file of the dataset's face model; empty is the stand-in
     c.minutes = 0.0  # of paired speech to train on, a seeded choice of clips; 0: all
     c.total_steps = 4000
@@ -58,8 +55,9 @@ def get_config(arg=""):
         style_frames=(25, 50),
         style_reference="same_clip",
     )
-    c.log_every = 50
-    c.save_every = 1000
+    base.keep_books(c)
+    c.keep.update(best=0, metric="")  # an adapter is scored by its report card
+    c.validation.clips = 0
     c.report_split = "test"  # "validation" to choose by
     c.report_clips = 50  # of the report card; 0: all
     if "paper" in chosen:

@@ -11,12 +11,21 @@ tokens than Mimi's say which, `--config.tokenizer=whisper`, or "" for whatever i
 Arguments, after a colon and joined by commas:
   paper   the paper's own text where we chose otherwise: style from the same window,
           full conditions but for joint dropout, no warm-up, constant rate
+  l40s, h100, v4-8  batch of 256, bf16, and accumulation for this hardware: one GPU, or
+          the four chips of a TPU v4-8
   smoke   the same code at a width that trains a few steps in seconds
 """
 
 from ml_collections import ConfigDict
 
-CHOICES = ("paper", "smoke")
+# The same global batch on each, so that their runs compare; what it needs on a device:
+# python -m toktalk_jax.train --config configs/base.py:l40s --dry_run
+HARDWARE = {
+    "l40s": {"batch_size": 256, "accumulation": 2},  # 48 GB
+    "h100": {"batch_size": 256, "accumulation": 1},  # 80 GB
+    "v4-8": {"batch_size": 256, "accumulation": 1},  # 4 chips of 32 GB
+}
+CHOICES = ("paper", "smoke", *HARDWARE)
 
 
 def get_config(arg=""):
@@ -49,6 +58,8 @@ def get_config(arg=""):
         style_frames=(25, 100),
         style_reference="same_clip",
         surface_weight=0.0,  # share of the loss weighted by what moves the surface
+        dtype="float32",  # or "bfloat16", of the velocity field; weights stay f32
+        accumulation=1,  # micro-batches per step: the same step in less memory
     )
     c.sample = dict(
         chunk_seconds=0.4,
@@ -59,10 +70,14 @@ def get_config(arg=""):
         grid="linear",
         temperature=1.0,  # scale of the noise at sampling; 1 is the paper
     )
-    c.log_every = 100
-    c.save_every = 5000
+    keep_books(c)
+    c.log_every, c.save_every = 100, 5000
     if "paper" in chosen:
         c.train.update(style_reference="same_window", style_drop=0.0, warmup_steps=0)
+    for name in chosen & set(HARDWARE):
+        c.batch_size = HARDWARE[name]["batch_size"]
+        c.train.accumulation = HARDWARE[name]["accumulation"]
+        c.train.dtype = "bfloat16"
     if "smoke" in chosen:
         shrink(c)
     return c
@@ -80,7 +95,32 @@ def parse(arg, choices):
         raise ValueError(
             f"config argument {sorted(unknown)} is unknown; choose from {choices}"
         )
+    if len(hardware := sorted(chosen & set(HARDWARE))) > 1:
+        raise ValueError(f"config argument names {hardware}; give one hardware")
     return chosen
+
+
+def named(chosen, key):
+    """The NAME of "key=NAME" among the chosen arguments, or "".
+
+    Raises:
+      ValueError: several are given.
+    """
+    names = [c.partition("=")[2] for c in chosen if c.startswith(f"{key}=")]
+    if len(names) > 1:
+        raise ValueError(f"config argument names {sorted(names)}; give one {key}=NAME")
+    return names[0] if names else ""
+
+
+def keep_books(c):
+    """What a run logs, scores and keeps, in place; it changes no number of the run."""
+    c.log_every, c.save_every = 50, 1000
+    c.keep = dict(last=2, best=1, metric="validation_loss")  # checkpoints; lowest wins
+    c.validation = dict(
+        clips=8
+    )  # to stream and draw when a checkpoint is saved; 0: off
+    c.stop_after_skips = 10  # steps in a row whose loss or gradient is not finite
+    c.wandb = ""  # a Weights & Biases project
 
 
 def shrink(c):
@@ -94,6 +134,7 @@ def shrink(c):
     c.train.update(window_frames=(20, 30), style_frames=(10, 30), warmup_steps=2)
     c.sample.update(context_frames=10, num_steps=2)
     c.log_every, c.save_every = 2, 3
+    c.validation.clips = 1
 
 
 def sweep_latency():

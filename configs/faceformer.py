@@ -60,14 +60,14 @@ def get_config(arg=""):
         surface_weight=0.8,  # as TokTalk's small config
     )
     c.sample = dict(chunk_seconds=0.4)  # ridge's, and where borders are scored
-    c.log_every, c.save_every = 50, 1000
+    base.keep_books(c)
     if "offline" in chosen:
         c.model.update(before=4, after=4)
     if "smoke" in chosen:
         c.total_steps, c.batch_size = 6, 4
         c.model.update(width=8, heads=2, feed_forward=16)
         c.train.update(window_frames=(20,), warmup_steps=2)
-        c.log_every, c.save_every = 2, 3
+        c.log_every, c.save_every, c.validation.clips = 2, 3, 1
     return c
 
 

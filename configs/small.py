@@ -54,6 +54,7 @@ def get_config(arg=""):
         c.train.objective = "regression"
     if "quickstart" in chosen:
         c.total_steps, c.save_every = 300, 100
+        c.validation.clips = 2
         c.train.update(warmup_steps=30)
     if "smoke" in chosen:
         base.shrink(c)

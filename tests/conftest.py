@@ -86,6 +86,27 @@ def tiny_dataset(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def live_engine(tiny_run):
+    """The engine of a live server on `tiny_run`, compiled; nothing changes it."""
+    from toktalk_jax.live.engine import Engine
+
+    sizes = {"chunks": [0.4, 0.24], "steps": [2, 3], "max_sessions": 2}
+    engine = Engine(str(tiny_run), **sizes)
+    for _ in engine.prepare():
+        pass
+    return engine
+
+
+@pytest.fixture(scope="session")
+def live(live_engine):
+    """A live server with its usual limits, four sessions at once."""
+    from tests.live_servers import serving
+
+    with serving(live_engine) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def tiny_run(tiny_dataset, tmp_path_factory):
     """The workdir of a smoke training on `tiny_dataset`."""
     from configs import small

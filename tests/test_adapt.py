@@ -19,7 +19,14 @@ from toktalk_jax.baselines import linear_map
 from toktalk_jax.data import builder, pipeline
 from toktalk_jax.models.adapter import adapt_clip
 from toktalk_jax.tokenizers.mel_rvq import MelRVQ
-from toktalk_jax.training import adapter_steps, adapters, checkpoints, optim, parallel
+from toktalk_jax.training import (
+    adapter_steps,
+    adapters,
+    checkpoints,
+    optim,
+    parallel,
+    steps,
+)
 from tools import compare_adapters
 
 
@@ -94,7 +101,12 @@ def ready(pair, base, **changes):
             adapter_context=config.adapter.context_tokens,
         )
     )
-    return adapter_steps.init_state(params, optimiser), optimiser, parts, batch
+    return (
+        steps.init_state(params, optimiser, adapter_steps.TRAINED),
+        optimiser,
+        parts,
+        batch,
+    )
 
 
 def test_the_base_stays_bitwise_and_the_gradient_goes_through_it(pair, base):

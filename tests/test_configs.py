@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import base
 from toktalk_jax import models, train
 from toktalk_jax import motion as mo
 from toktalk_jax.methods import METHODS
 from toktalk_jax.streaming import Sampler
 from toktalk_jax.training import steps
 
-NAMES = ("base", "small", "faceformer")
+NAMES = ("base", "small", "faceformer", "hdtf_tfhp", "ravdess")
 
 
 def adapter_arguments():
@@ -26,15 +27,29 @@ def adapter_arguments():
 
 
 def arguments(name):
+    """Every argument alone, and all together that may stand together."""
     choices = importlib.import_module(f"configs.{name}").CHOICES
-    return ["", *choices, ",".join(choices)]
+    other = [c for c in choices if c not in base.HARDWARE and "=" not in c]
+    return ["", *choices, ",".join(other)]
 
 
-POINTS = [(name, arg) for name in NAMES for arg in arguments(name)]
+POINTS = [(name, arg) for name in NAMES for arg in arguments(name)] + [("grid", "")]
+TRACED = {}
 
 
 def shapes_of(config):
-    """Trace parameters and one training step without allocating anything."""
+    """Trace parameters and one training step without allocating anything.
+
+    Once for configs that differ in their data alone.
+    """
+    kept = ("method", "model", "style", "train")
+    key = str([config[name] for name in kept if name in config])
+    if key not in TRACED:
+        TRACED[key] = trace(config)
+    return TRACED[key]
+
+
+def trace(config):
     key, width = jax.random.key(0), 512
     stats = mo.Stats(*(np.ones(n, "f4") for n in (mo.F, mo.F, width, width)))
     optimiser = train.make_optimiser(config)
@@ -64,6 +79,9 @@ def shapes_of(config):
 @pytest.mark.parametrize(("name", "arg"), POINTS, ids=str)
 def test_every_config_builds(name, arg):
     config = importlib.import_module(f"configs.{name}").get_config(arg)
+    if "=" in arg:
+        assert config.tokenizer == arg.partition("=")[2]
+        assert config.dataset.endswith(config.tokenizer)
     config.dataset = "somewhere"
     train.check_config(config)
     state, loss = shapes_of(config)
@@ -123,11 +141,28 @@ def test_every_adapter_config_builds(arg):
     assert size < 3e5 if "paper" not in arg else size > 5e6 or "smoke" in arg
 
 
-def test_one_foreign_tokenizer_at_a_time():
-    from configs import adapter
+@pytest.mark.parametrize(
+    ("name", "arg", "message"),
+    [
+        ("adapter", "tokens=lyra,tokens=whisper", "give one tokens=NAME"),
+        ("ravdess", "features=lyra,features=mimi", "give one features=NAME"),
+        ("base", "l40s,h100", r"\['h100', 'l40s'\]; give one hardware"),
+    ],
+)
+def test_arguments_that_exclude_each_other(name, arg, message):
+    with pytest.raises(ValueError, match=message):
+        importlib.import_module(f"configs.{name}").get_config(arg)
 
-    with pytest.raises(ValueError, match="give one tokens=NAME"):
-        adapter.get_config("tokens=lyra,tokens=whisper")
+
+def test_hardware_keeps_the_global_batch_and_f32_weights():
+    sizes = set()
+    for name in base.HARDWARE:
+        config = base.get_config(name)
+        sizes.add(config.batch_size)
+        assert config.train.dtype == "bfloat16"
+        state, _ = shapes_of(config)
+        assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(state.params))
+    assert len(sizes) == 1
 
 
 @pytest.mark.parametrize("name", ["depth", "width", "align", "losses", "minutes"])
@@ -161,6 +196,8 @@ def test_every_sweep_point_names_real_keys_and_can_run(name, overrides):
     config = importlib.import_module(f"configs.{name}").get_config()
     config.lock()
     config.update_from_flattened_dict(overrides)
+    if config.dataset:  # a corpus, whose sweeps train anew
+        train.check_config(config)
     if config.method != "toktalk":
         METHODS[config.method].check(config.to_dict())
         assert shapes_of(config)[1].shape == ()

@@ -18,7 +18,6 @@ from configs import small
 from tests import tiny_corpus
 from tests.conftest import ROOT
 from toktalk_jax import evaluate, inputs, sample, train
-from toktalk_jax.data import pipeline
 from toktalk_jax.flame import assets, landmarks, model
 from toktalk_jax.page import read_page
 from toktalk_jax.training import checkpoints
@@ -47,7 +46,17 @@ def test_training_writes_what_a_model_needs(tiny_run):
     names = {path.name for path in tiny_run.iterdir()}
     assert {"config.json", "stats.json", "metrics.jsonl", "bundle"} <= names
     rows = [json.loads(x) for x in (tiny_run / "metrics.jsonl").open()]
-    assert rows[-1]["step"] == 6 and all(np.isfinite(r["loss"]) for r in rows)
+    trained = [r for r in rows if "loss" in r]
+    assert [r["step"] for r in trained] == [2, 4, 6]
+    assert all(np.isfinite(list(r.values())).all() for r in rows)
+    assert 0 < trained[-1]["mfu"] < 1 and trained[-1]["frames_per_s"] > 0
+    scored = [r for r in rows if "validation_loss" in r]
+    assert [r["step"] for r in scored] == [3, 6]
+    assert all(r["validation_lve_mm"] > 0 for r in scored)
+    best = json.loads((tiny_run / "best/meta.json").read_text())["step"]
+    assert best == min(scored, key=lambda r: r["validation_loss"])["step"]
+    shown = {path.name for path in (tiny_run / "validation/step_6").iterdir()}
+    assert shown == {"mouth.png", "watch.html"}
     run, bundle = checkpoints.load(tiny_run), checkpoints.load(tiny_run / "bundle")
     assert run.meta["hash"] == bundle.meta["hash"]
     assert bundle.tokenizer_state.is_file()
@@ -57,21 +66,21 @@ def test_an_interrupted_training_resumes_bitwise(
     tiny_dataset, tiny_run, tmp_path, monkeypatch
 ):
     """Stopped in its fifth step, after the checkpoint of the third."""
-    batches = pipeline.batches
+    batches = train.make_batches
 
     def interrupted(*arguments, **options):
         yield from itertools.islice(batches(*arguments, **options), 4)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pipeline, "batches", interrupted)
+        patch.setattr(train, "make_batches", interrupted)
         train.train(smoke(tiny_dataset), tmp_path)
     assert checkpoints.load(tmp_path).meta["step"] == 3
     train.train(smoke(tiny_dataset), tmp_path)
     resumed, whole = (checkpoints.load(run) for run in (tmp_path, tiny_run))
     assert resumed.meta["hash"] == whole.meta["hash"]
     rows = [json.loads(x) for x in (tmp_path / "metrics.jsonl").open()]
-    assert [r["step"] for r in rows] == [2, 4, 6]
+    assert [r["step"] for r in rows if "loss" in r] == [2, 4, 6]
 
 
 def test_sampling_a_wav_writes_motion_report_and_page(tiny_run, wav, tmp_path):

@@ -252,14 +252,14 @@ def run(tiny_dataset, tmp_path_factory):
 def test_an_interrupted_training_resumes_bitwise(
     tiny_dataset, run, tmp_path, monkeypatch
 ):
-    batches = pipeline.batches
+    batches = train.make_batches
 
     def interrupted(*arguments, **options):
         yield from itertools.islice(batches(*arguments, **options), 4)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pipeline, "batches", interrupted)
+        patch.setattr(train, "make_batches", interrupted)
         train.train(settings(tiny_dataset), tmp_path)
     assert checkpoints.load(tmp_path).meta["step"] == 3
     train.train(settings(tiny_dataset), tmp_path)

@@ -1,5 +1,7 @@
 """The networks: sizes, strict block causality, masks, time per row and per frame."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -181,3 +183,39 @@ def test_adapter_is_chunk_causal():
         out = apply(params, changed, block)
         np.testing.assert_array_equal(out[:, :cut], base[:, :cut])
         assert np.abs(out - base)[:, cut:].max() > 0
+
+
+def test_known_frames_run_once_and_new_ones_after_them(field):
+    """Two passes, the second with the first's history, are one pass over all."""
+    model, params, apply = field
+    apart = {"params": layers.unstack(params["params"])}
+    known, model = 12, model.clone(stacked=False)
+    x, _, audio, style = inputs(3, 20)
+    t = np.array([0.1, 0.5, 0.9], "f4")
+    block = np.repeat((np.arange(20) - known) // 8, 3).reshape(20, 3).T
+    mask = np.arange(20)[None] >= np.array([0, 4, known])[:, None]
+    whole = apply(params, x, t, audio, style, block, mask)
+    first = [a[:, :known] for a in (x, audio, style, block, mask)]
+    leave = jax.jit(functools.partial(model.apply, mutable=["history"]))
+    before, left = leave(apart, first[0], t, *first[1:])
+    np.testing.assert_allclose(before, whole[:, :known], atol=2e-5)
+    second = [a[:, known:] for a in (x, audio, style)]
+    go_on = jax.jit(model.apply)
+    out = go_on(apart | left, second[0], t, *second[1:], block, mask)
+    np.testing.assert_allclose(out, whole[:, known:], atol=2e-5)
+    none = go_on(apart, second[0], t, *second[1:])
+    assert np.abs(none - out)[0].max() > 1e-2  # the history is really read
+
+
+def test_times_projected_ahead_are_those_of_the_field(field):
+    model, params, apply = field
+    apart = layers.unstack(params["params"])
+    x, t, audio, style = inputs(3, 8)
+    moments = velocity.project_times(apart, t, 56 + 12 + 6)
+    want = apply(params, x, t, audio, style)
+    model = model.clone(stacked=False)
+    away = np.full(3, 7.0, "f4")  # must go unread
+    got = jax.jit(model.apply)(
+        {"params": apart, "times": moments}, x, away, audio, style
+    )
+    np.testing.assert_allclose(got, want, atol=2e-5)

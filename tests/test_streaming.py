@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from toktalk_jax import models
+from toktalk_jax import flow, models
 from toktalk_jax import motion as mo
 from toktalk_jax.streaming import AdapterSpec, Sampler
+from tools.bench_stream import compile_counter
 
 A, K, B = 12, 6, 3
 MODEL = models.VelocityField(
@@ -112,20 +113,134 @@ def test_rows_may_join_and_leave(sampler, feed):
     np.testing.assert_allclose(joined[1], solo_1[0, :20], atol=1e-4)
 
 
+def over_whole_windows(params, stats, keys, tokens, styles, guidance, **options):
+    """Motion of the same sampling with nothing kept: every step runs every frame.
+
+    Args:
+      tokens: [B, chunks, C / 2, A]; styles: [B, chunks, K], of each chunk's frames.
+    """
+    C, O, n = (options[k] for k in ("chunk_frames", "context_frames", "num_steps"))
+    times = flow.time_grid(n)
+    frame = np.arange(-O, C)
+    block = jnp.broadcast_to((frame // C)[None], (B, O + C))
+    known = (frame < 0)[None, :, None]
+
+    @jax.jit
+    def solve(target, noise, audio, style, valid):
+        x = noise
+        for t, dt in zip(times[:-1], np.diff(times), strict=True):
+            clean = options["known"] == "clean"
+            path = target if clean else (1 - t) * noise + t * target
+            x = jnp.where(known, path, x)
+            moment = jnp.where((frame < 0) & clean, 1.0, t)[None]
+            moment = jnp.broadcast_to(moment, valid.shape)
+            at = lambda a, s, x=x, m=moment: MODEL.apply(  # noqa: E731
+                {"params": params}, x, m, a, s, block, valid
+            )
+            w = guidance[:, None, None]
+            v = (1 + w) * at(audio, style) - w * at(0 * audio, 0 * style)
+            x = x + dt * v
+        return x[:, O:]
+
+    past = lambda width: jnp.zeros((B, O, width))  # noqa: E731
+    target, noise, audio, style = past(56), past(56), past(A), past(K)
+    grow = lambda a, new: jnp.concatenate([a, new], 1)  # noqa: E731
+    out = []
+    for c in range(tokens.shape[1]):
+        folded = [jax.random.fold_in(k, c) for k in keys]
+        noise = grow(noise, jnp.stack([jax.random.normal(k, (C, 56)) for k in folded]))
+        new = (tokens[:, c] - stats.token_mean) / stats.token_std
+        audio = grow(audio, jnp.repeat(new, 2, 1))
+        style = grow(style, jnp.repeat(styles[:, c][:, None], C, 1))
+        window = [a[:, -O - C :] for a in (noise, audio, style)]
+        target = grow(target, jnp.zeros((B, C, 56)))
+        valid = jnp.broadcast_to((frame >= -C * c)[None], (B, O + C))
+        x = solve(target[:, -O - C :], *window, valid)
+        target = target.at[:, -C:].set(x)
+        out.append(stats.motion_mean + stats.motion_std * x)
+    return np.concatenate(out, 1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(chunk_frames=10, context_frames=20, num_steps=3, known="noised"),
+        dict(chunk_frames=6, context_frames=2, num_steps=2, known="noised"),
+        dict(chunk_frames=4, context_frames=14, num_steps=4, known="clean"),
+    ],
+    ids=str,
+)
+def test_prefilled_contexts_give_what_whole_windows_give(params, stats, options):
+    """Every row its own guidance, a style that changes live, from the first chunk on.
+
+    Known frames keep the style that they were solved with.
+    """
+    rng, chunks = np.random.default_rng(11), 5
+    tokens = rng.normal(size=(B, chunks, options["chunk_frames"] // 2, A)).astype("f4")
+    styles = np.repeat(rng.normal(size=(B, 1, K)), chunks, 1).astype("f4")
+    styles[:, 3:] += rng.normal(size=(B, 1, K))
+    keys, guidance = jax.random.split(jax.random.key(5), B), np.array([0, 0.3, 2], "f4")
+    with jax.numpy_rank_promotion("allow"):
+        want = over_whole_windows(
+            params, stats, keys, tokens, styles, guidance, **options
+        )
+    sampler = Sampler(MODEL, params, stats, **options)
+    stream, out = sampler.init(keys, styles[:, 0], guidance), []
+    for c in range(chunks):
+        stream, motion = sampler.step(stream.replace(style=styles[:, c]), tokens[:, c])
+        out.append(motion)
+    got = np.concatenate(out, 1)
+    assert np.linalg.norm(got - want) < 1e-5 * np.linalg.norm(want)
+    assert np.abs(got - want).max() < 1e-4 * want.std()
+
+
+def test_a_stream_goes_on_in_a_sampler_of_other_steps_and_chunks(params, stats, feed):
+    """What was prefilled for one is worth nothing to the other, and is not used."""
+    keys, tokens, style = feed
+    make = lambda **o: Sampler(MODEL, params, stats, context_frames=10, **o)  # noqa: E731
+    short, fine = make(num_steps=1), make(num_steps=2, chunk_frames=6)
+    stream, _ = short.push(short.init(keys, style), tokens[:, :10])
+    bare = stream.replace(history=None)
+    ours, motion = fine.push(stream, tokens[:, 10:13])
+    again, same = fine.push(bare, tokens[:, 10:13])
+    np.testing.assert_array_equal(motion[0], same[0])
+    assert motion[0].shape == (B, 6, 56)
+    # Sixteen frames fill the context of ten: none of them may count as padding.
+    assert (np.asarray(again.frames) == 26).all()
+    back, motion = short.push(ours, tokens[:, 13:18])
+    other, same = short.push(ours.replace(history=None), tokens[:, 13:18])
+    np.testing.assert_array_equal(motion[0], same[0])
+
+
 def test_a_dead_coefficient_stays_at_its_mean(sampler, feed, stats):
     motion = sampler.sample_clip(*feed)
     np.testing.assert_array_equal(motion[..., 5], stats.motion_mean[5])
 
 
-def test_nothing_compiles_after_the_first_chunk(params, stats, feed):
-    keys, tokens, style = feed
+def mixed_pushes(sampler, feed, pushes):
+    """How often XLA compiled while streams of one and of three rows came and went."""
+    _, tokens, style = feed
+    rng, compiles, streams = np.random.default_rng(4), compile_counter(), {}
+    for i in range(pushes):
+        rows = (1, B)[i % 2]
+        if rows not in streams or rng.random() < 0.1:
+            guidance = (None, 0, 0.7, np.full(rows, 0.2))[rng.integers(4)]
+            keys = jax.random.split(jax.random.key(i), rows)
+            streams[rows] = sampler.init(keys, style[:rows] + i, guidance)
+        count = rng.integers(0, 12)
+        streams[rows], _ = sampler.push(streams[rows], tokens[:rows, :count])
+        if rng.random() < 0.05:
+            sampler.flush(streams.pop(rows))
+    return len(compiles)
+
+
+@pytest.mark.parametrize("pushes", [40, pytest.param(1000, marks=pytest.mark.long)])
+def test_nothing_compiles_after_warm_up(params, stats, feed, pushes):
     sampler = Sampler(MODEL, params, stats, context_frames=10, num_steps=2)
-    stream, _ = sampler.push(sampler.init(keys, style), tokens[:, :5])
-    for guidance in (0.0, 0.7):
-        stream = sampler.init(keys, style + 1, guidance)
-        for _ in range(3):
-            stream, _ = sampler.push(stream, tokens[:, :5] * 2)
-    assert sampler._step._cache_size() == 1
+    sampler.warm_up((1, B))
+    assert mixed_pushes(sampler, feed, pushes) == 0
+    cold = Sampler(MODEL, params, stats, context_frames=10, num_steps=2)
+    assert mixed_pushes(cold, feed, 2) > 0  # the counter counts
 
 
 def context_chunk_pairs():

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import pytest
 from toktalk_jax import models
 from toktalk_jax import motion as mo
 from toktalk_jax.training import checkpoints, logs, optim, parallel, steps, toktalk
+from toktalk_jax.training.checkpointer import Checkpointer
 
 A = 8
 NETWORKS = models.build(
@@ -51,12 +53,13 @@ def fresh(optimiser):
     return make
 
 
-def bound(optimiser, options=OPTIONS):
+def bound(optimiser, options=OPTIONS, **settings):
     sums = functools.partial(
         toktalk.cfm_sums, models=NETWORKS, weights=LIVE, options=options
     )
     return functools.partial(
-        steps.train_step, loss_sums=sums, optimiser=optimiser, ema_decay=0.99
+        steps.train_step,
+        **{"loss_sums": sums, "optimiser": optimiser, "ema_decay": 0.99, **settings},
     )
 
 
@@ -121,6 +124,61 @@ def test_the_step_compiles_once_and_keeps_no_device_axis(fresh, optimiser):
     assert len(compiles) == first
     assert jax.tree.map(jnp.shape, state) == shapes
     assert isinstance(metrics[0]["loss"], float)
+
+
+def test_micro_batches_add_up_to_the_batch(fresh):
+    """Under SGD, as above: the same step, but for rounding."""
+    optimiser, states = optax.sgd(0.1), []
+    params = fresh().params
+    for accumulation in (1, 2):
+        mapped = parallel.mapped_step(bound(optimiser, accumulation=accumulation))
+        state = parallel.replicate(steps.init_state(params, optimiser))
+        states.append(run(mapped, state, 0, 2))
+    (whole, m1), (parts, m2) = states
+    np.testing.assert_allclose(m1[-1]["loss"], m2[-1]["loss"], rtol=1e-5)
+    for a, b in zip(*map(jax.tree.leaves, (whole.params, parts.params)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_bf16_computes_near_f32_with_f32_weights(fresh, optimiser):
+    params, key = fresh().params, jax.random.key(3)
+    found = {}
+    for dtype in toktalk.DTYPES:
+        options = OPTIONS.replace(dtype=dtype)
+        sums = functools.partial(
+            toktalk.cfm_sums, models=NETWORKS, weights=LIVE, options=options
+        )
+        gradient, (errors, count) = jax.jit(jax.grad(sums, has_aux=True))(
+            params, batch(0), key
+        )
+        assert all(g.dtype == jnp.float32 for g in jax.tree.leaves(gradient))
+        found[dtype] = float(errors / count), gradient
+    (f32, exact), (bf16, rough) = found.values()
+    assert 1e-6 < abs(bf16 / f32 - 1) < 0.02
+    apart = optax.tree.norm(optax.tree.sub(exact, rough)) / optax.tree.norm(exact)
+    assert float(apart) < 0.05
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(fresh, mapped):
+    def run_one(state, data):
+        key = parallel.replicate(jax.random.key(9))
+        state, m = mapped(state, parallel.split(data), key)
+        return state, {k: float(v) for k, v in m.items()}
+
+    state, _ = run_one(parallel.replicate(fresh()), batch(0))
+    before = jax.device_get(state)
+    bad = batch(1)
+    bad["tokens"][2, 3] = np.inf
+    for count in (1, 2):
+        state, m = run_one(state, bad)
+        assert not np.isfinite(m["gradient_norm"])
+        assert m["skipped"] == m["in_a_row"] == count
+    for name in ("params", "ema", "opt"):
+        old, new = getattr(before, name), getattr(jax.device_get(state), name)
+        jax.tree.map(np.testing.assert_array_equal, old, new)
+    assert int(state.step) == 3
+    state, m = run_one(state, batch(2))
+    assert (m["skipped"], m["in_a_row"]) == (2, 0) and np.isfinite(m["loss"])
 
 
 def test_overfitting_one_batch_lowers_the_loss(fresh, mapped):
@@ -207,10 +265,10 @@ def test_frozen_paths_stay_bitwise_and_hold_no_state():
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(fresh, mapped, tmp_path):
     whole, _ = run(mapped, parallel.replicate(fresh()), 0, 6)
     state, _ = run(mapped, parallel.replicate(fresh()), 0, 3)
-    first = checkpoints.Checkpointer(tmp_path)
+    first = Checkpointer(tmp_path)
     first.save(state, 5)
     first.close()
-    second = checkpoints.Checkpointer(tmp_path)
+    second = Checkpointer(tmp_path)
     state, seed = second.restore(parallel.replicate(fresh()))
     assert seed == 5 and int(state.step) == 3
     state, _ = run(mapped, state, 3, 6)
@@ -285,6 +343,26 @@ def test_logs_drop_what_comes_after_the_restored_step(tmp_path):
     assert list((tmp_path / "tensorboard").iterdir())
 
 
+def test_a_project_of_weights_and_biases_is_written_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    for name, value in {"MODE": "offline", "SILENT": "true"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    for step in (1, 2):  # the second time it goes on
+        writer = logs.Writer(tmp_path, step - 1, "toktalk-test", {"a": 1})
+        writer.scalars(step, {"loss": 0.5})
+        writer.close()
+    files = list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    run = (tmp_path / "wandb_run").read_text()
+    assert len(files) == 2 and all(run in path.name for path in files)
+    assert b"loss" in files[0].read_bytes()
+
+
+def test_a_project_without_its_library_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match="config.wandb is 'faces', .* not installed"):
+        logs.Writer(tmp_path, project="faces")
+
+
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="3 does not divide over 2 devices"):
         parallel.split({"x": np.zeros((3, 2))})
@@ -292,7 +370,7 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 def test_surface_weights_follow_what_moves_the_face():
     from toktalk_jax.flame import assets
-    from toktalk_jax.train import coefficient_weights
+    from toktalk_jax.training.loss_weights import coefficient_weights
 
     head = assets.load_head()
     std = np.full(mo.F, 0.05, "f4")

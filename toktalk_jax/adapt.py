@@ -11,7 +11,6 @@ card: card.md, card.json, and the rows of base and adapter as `evaluate` writes 
 import dataclasses
 import functools
 import json
-import os
 import pathlib
 
 import jax
@@ -24,7 +23,12 @@ from toktalk_jax import motion as mo
 from toktalk_jax.baselines import linear_map
 from toktalk_jax.evaluation import predict
 from toktalk_jax.sample import make_sampler
-from toktalk_jax.train import loop, loss_weights, make_optimiser
+from toktalk_jax.train import (
+    check_run,
+    define_run_flags,
+    make_batches,
+    make_optimiser,
+)
 from toktalk_jax.training import (
     adapter_steps,
     adapters,
@@ -32,14 +36,25 @@ from toktalk_jax.training import (
     logs,
     optim,
     parallel,
+    preemption,
+    steps,
 )
+from toktalk_jax.training.checkpointer import Checkpointer
+from toktalk_jax.training.loop import loop
+from toktalk_jax.training.loss_weights import loss_weights
+from toktalk_jax.training.profile import parse_steps
 
 
-def adapt(config, base, workdir):
+def adapt(config, base, workdir, *, asked=lambda step: False, profile=""):
     """Train an adapter to `config.total_steps`; returns its report card.
 
     Args:
       config: `configs/adapter.py`; base: run, bundle or shipped name; workdir: kept.
+      asked, profile: as in `train.train`.
+
+    Returns:
+      The card, on the process that writes; None on the others, and where the run was
+      asked to stop before its end.
 
     Raises:
       ValueError: a config or dataset that cannot train, or one made for another base.
@@ -49,10 +64,13 @@ def adapt(config, base, workdir):
     with checkpoints.clear_disk_errors(workdir):
         bundle = checkpoints.load(base)
         if (kept := workdir / "config.json").exists():
-            asked = json.loads(json.dumps(config.to_dict()))
-            checkpoints.same_config(json.loads(kept.read_text()), asked, workdir)
+            old = json.loads(kept.read_text())
+            checkpoints.same_config(old, config.to_dict(), workdir)
         if not (workdir / "bundle").is_dir() or _step_of(workdir) < config.total_steps:
-            _train(config, bundle, workdir)
+            traced = parse_steps(profile), workdir / "profile"
+            done = _train(config, bundle, workdir, asked, traced)
+            if not done or not parallel.is_writer():
+                return None
         return adapter_card.write(
             config, base, bundle, adapters.load(workdir / "bundle"), workdir
         )
@@ -62,13 +80,15 @@ def _step_of(workdir):
     return json.loads((workdir / "bundle/meta.json").read_text())["step"]
 
 
-def _train(config, bundle, workdir):
-    from toktalk_jax.data import pipeline
+def _train(config, bundle, workdir, asked, traced):
+    """Whether it came to its last step."""
 
     data, facts, mean, std = _open(config, bundle)
     state_file = pathlib.Path(config.dataset.split(",")[0]) / "foreign_state.npz"
     kept = state_file if state_file.exists() else None
-    adapters.start_workdir(workdir, config.to_dict(), facts, mean, std, kept)
+    if parallel.is_writer():
+        adapters.start_workdir(workdir, config.to_dict(), facts, mean, std, kept)
+    parallel.wait_for_all("workdir")
     clips = paired(data.clips, mean, std, config.minutes, config.seed)
     if config.train.faces == "base":
         clips = with_sampled_faces(bundle, clips, config.seed)
@@ -79,18 +99,21 @@ def _train(config, bundle, workdir):
     optimiser = optim.freeze(
         make_optimiser(config), params, adapter_steps.LIVE, adapter_steps.FROZEN
     )
-    state = parallel.replicate(adapter_steps.init_state(params, optimiser))
-    checkpointer = checkpoints.Checkpointer(workdir, frozen=("velocity", "style"))
+    state = parallel.replicate(
+        steps.init_state(params, optimiser, adapter_steps.TRAINED)
+    )
+    checkpointer = Checkpointer(workdir, **config.keep, frozen=("velocity", "style"))
     state, _ = checkpointer.restore(state)
     own, others = (
         adapter_card.size(p) / 1e6 for p in (params["adapter"], bundle.params)
     )
-    print(
-        f"at step {int(state.step)}: {own:.2f} M parameters before {others:.2f} M "
-        f"frozen ones, {len(clips)} clips, {facts['seconds'] / 60:.1f} min of paired "
-        "speech",
-        flush=True,
-    )
+    if parallel.is_writer():
+        print(
+            f"at step {int(state.step)}: {own:.2f} M parameters before {others:.2f} M "
+            f"frozen ones, {len(clips)} clips, {facts['seconds'] / 60:.1f} min of "
+            "paired speech",
+            flush=True,
+        )
     step_fn = parallel.mapped_step(
         functools.partial(
             adapter_steps.train_step,
@@ -100,25 +123,29 @@ def _train(config, bundle, workdir):
             options=_options(config, facts["chunk_tokens"]),
         )
     )
-    batches = pipeline.batches(
-        clips,
-        seed=config.seed,
-        start_step=int(state.step),
-        batch_size=config.batch_size,
-        window_lengths=tuple(config.train.window_frames),
-        style_frames=tuple(config.train.style_frames),
-        style_reference=config.train.style_reference,
+    batches = make_batches(
+        *(config, clips, int(state.step)),
         adapter_context=config.adapter.context_tokens,
     )
-    writer = logs.Writer(workdir, int(state.step))
+    writer = None
+    if parallel.is_writer():
+        config_dict = config.to_dict()
+        writer = logs.Writer(workdir, int(state.step), config.wandb, config_dict)
     try:
         if not config.total_steps:  # the closed-form map, or none at all
             checkpointer.save(state, config.seed)
-        loop(config, state, step_fn, batches, key, checkpointer, writer)
+        state, _ = loop(
+            *(config, state, step_fn, batches, key, checkpointer, writer),
+            **{"asked": asked, "profiled": traced},
+        )
     finally:
         checkpointer.close()
-        writer.close()
-    adapters.export(adapters.load(workdir), workdir / "bundle")
+        if writer:
+            writer.close()
+    done = int(state.step) == config.total_steps
+    if done and parallel.is_writer():
+        adapters.export(adapters.of_state(workdir, state), workdir / "bundle")
+    return done
 
 
 def _open(config, bundle):
@@ -199,12 +226,8 @@ def check_config(config, bundle):
                 f"config.train.window_frames holds {frames}; expected multiples of the "
                 f"base's chunk of {chunk} frames"
             )
-    devices = jax.local_device_count()
-    if config.batch_size % devices:
-        raise ValueError(
-            f"config.batch_size is {config.batch_size}, which does not divide over "
-            f"{devices} devices"
-        )
+    check_run(config)
+    parallel.check_batch(config.batch_size)
 
 
 def paired(clips, mean, std, minutes, seed):
@@ -275,19 +298,19 @@ def _options(config, chunk_tokens):
 
 def main(argv):
     """Command line."""
-    logging.set_verbosity(logging.WARNING)  # Orbax tells its whole life at INFO
+    logging.set_verbosity(logging.ERROR)  # Orbax tells its whole life below
     f = flags.FLAGS
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     if not f.workdir:
         raise app.UsageError("give --workdir DIR, where the run is kept")
-    try:
-        card = adapt(f.config, f.base, f.workdir)
-    except (ValueError, OSError, FloatingPointError) as error:
-        if os.environ.get("TOKTALK_TRACEBACK"):
-            raise
-        raise SystemExit(f"adapt: {error}") from None
-    print(adapter_card.text(card))
+    with command_line.one_line_errors("adapt"):
+        parallel.join_hosts(f.multihost)
+        with preemption.notice() as asked:
+            options = {"asked": asked, "profile": f.profile_steps}
+            card = adapt(f.config, f.base, f.workdir, **options)
+        if card:
+            print(adapter_card.text(card))
 
 
 if __name__ == "__main__":
@@ -295,6 +318,6 @@ if __name__ == "__main__":
 
     config_flags.DEFINE_config_file("config", None, "config file", lock_config=True)
     flags.DEFINE_string("base", "small", "frozen base: run, bundle or shipped name")
-    flags.DEFINE_string("workdir", "", "directory of the run; resumes what is there")
+    define_run_flags()
     flags.mark_flag_as_required("config")
     command_line.run(main)

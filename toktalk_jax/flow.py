@@ -67,16 +67,18 @@ def cfm_loss_sums(velocity, x0, x1, t, audio, style, weight):
 def guided(velocity, weight):
     """Classifier-free guidance (Eq. 5): (1 + w) v(e, s) - w v(0, 0), weight w [B].
 
-    Both branches go through the network as one batch of 2B.
+    Both branches go through the network as one batch, [B, 2] rows in a line.
     """
 
     def field(x, t, audio, style):
-        twice = lambda a: jnp.concatenate([a, a])  # noqa: E731
-        with_null = lambda a: jnp.concatenate([a, jnp.zeros_like(a)])  # noqa: E731
-        v = velocity(twice(x), twice(t), with_null(audio), with_null(style))
-        conditional, null = jnp.split(v, 2)
+        pair = lambda a, b: jnp.stack([a, b], 1).reshape(-1, *a.shape[1:])  # noqa: E731
+        null = jnp.zeros_like
+        v = velocity(
+            pair(x, x), pair(t, t), pair(audio, null(audio)), pair(style, null(style))
+        )
+        v = v.reshape(-1, 2, *v.shape[1:])
         w = weight[:, None, None]
-        return (1 + w) * conditional - w * null
+        return (1 + w) * v[:, 0] - w * v[:, 1]
 
     return field
 
@@ -91,22 +93,18 @@ def time_grid(steps, kind="linear"):
     return t.astype(np.float32)
 
 
-def euler(velocity, x0, times, known=lambda x, t: x):
+def euler(velocity, x0, times):
     """Solve dx/dt = velocity(x, t) from x0 by Euler steps (Eq. 3), as one `lax.scan`.
 
     Args:
-      velocity: (x, t []) -> dx/dt.
+      velocity: (x, t [], step []) -> dx/dt, step counting from 0.
       times: [n + 1] increasing, from 0 to 1.
-      known: overwrites the known part of x at time t, before each evaluation.
-
-    Returns:
-      x at time 1 (known part as of the last overwrite plus its step: discard it).
     """
 
     def step(x, span):
-        t, dt = span
-        x = known(x, t)
-        return x + dt * velocity(x, t), None
+        t, dt, i = span
+        return x + dt * velocity(x, t, i), None
 
     times = jnp.asarray(times)
-    return lax.scan(step, x0, (times[:-1], jnp.diff(times)))[0]
+    spans = times[:-1], jnp.diff(times), jnp.arange(len(times) - 1)
+    return lax.scan(step, x0, spans)[0]

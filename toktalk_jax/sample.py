@@ -70,7 +70,7 @@ def stream_audio(sampler, tokenizer, audio, key, style):
 
     Returns:
       (motion [T, 56] with T = ceil(L / 640), list of per-chunk dicts of milliseconds:
-      tokenise, solve).
+      tokenise, solve, and prefill for the next chunk).
     """
     piece = sampler.chunk_frames * mo.SAMPLES_PER_FRAME
     if tokenizer.lookahead_s * mo.SAMPLE_RATE > piece:
@@ -106,7 +106,7 @@ def stream_tokens(sampler, tokens, key, style):
 def _solve(sampler, pieces, key, style):
     stream = sampler.init(key[None], style)
     warm = np.zeros((1, sampler.chunk_tokens, sampler.width), np.float32)
-    jax.block_until_ready(sampler.step(stream, warm)[1])  # compile before the clock
+    jax.block_until_ready(sampler.step(stream, warm))  # compile before the clock
     out, chunks = [], []
     for tokens, tokenise_ms in pieces:
         begin = time.perf_counter()
@@ -114,15 +114,25 @@ def _solve(sampler, pieces, key, style):
         motion = [np.asarray(m[0]) for m in motion]
         if motion:
             solve_ms = (time.perf_counter() - begin) * 1e3
-            chunks.append({"tokenise_ms": tokenise_ms, "solve_ms": solve_ms})
+            jax.block_until_ready(stream)
+            prefill_ms = (time.perf_counter() - begin) * 1e3 - solve_ms
+            chunks.append(_spent(tokenise_ms, solve_ms, prefill_ms))
         out += motion
     begin = time.perf_counter()
     _, tail = sampler.flush(stream)
     if tail is not None:
         out.append(np.asarray(tail[0]))
         solve_ms = (time.perf_counter() - begin) * 1e3
-        chunks.append({"tokenise_ms": 0.0, "solve_ms": solve_ms})
+        chunks.append(_spent(0.0, solve_ms, 0.0))
     return np.concatenate(out), chunks
+
+
+def _spent(tokenise_ms, solve_ms, prefill_ms):
+    return {
+        "tokenise_ms": tokenise_ms,
+        "solve_ms": solve_ms,
+        "prefill_ms": prefill_ms,
+    }
 
 
 def sample(

@@ -122,13 +122,14 @@ def run_config(config, line, seed):
 
 def row_key(config, line, seed):
     """12 hex digits of all that a row is made from, but for paths."""
-    run = run_config(config, line, seed).to_dict()
+    run = checkpoints.computing(run_config(config, line, seed).to_dict())
     run["dataset"] = line["data"]
     fields = ("method", "sample", "style", "scored")
     fields += ("match_std", "timed", "gains", "probes")
     made = {"run": run, "table": config.table.to_dict()}
     if line["method"] == "adapter":
-        made["adapter"] = _adapter_config(config, line, run["dataset"], seed).to_dict()
+        adapter = _adapter_config(config, line, run["dataset"], seed)
+        made["adapter"] = checkpoints.computing(adapter.to_dict())
     return _hash({**made, **{name: line[name] for name in fields}})
 
 
@@ -164,16 +165,12 @@ def _row(config, line, seed, known, runs, kept, train):
     return row, ""
 
 
-def _without_paths(config):
-    return {k: v for k, v in config.items() if k not in ("dataset", "head")}
-
-
 def finished(run, runs):
     """The workdir of a finished run of this config on the same data, or None."""
-    wanted = json.loads(json.dumps(_without_paths(run.to_dict())))
+    wanted = checkpoints.computing(run.to_dict())
     for directory in runs:
         for path in sorted(pathlib.Path(directory).glob("*/config.json")):
-            same = _without_paths(json.loads(path.read_text())) == wanted
+            same = checkpoints.computing(json.loads(path.read_text())) == wanted
             if same and _on_data(path.parent, run.dataset):
                 return path.parent
     return None
@@ -194,7 +191,7 @@ def _on_data(workdir, dataset):
 def _train(run, line, runs):
     from toktalk_jax import train
 
-    name = f"{line['data']}-{_hash(_without_paths(run.to_dict()))}"
+    name = f"{line['data']}-{_hash(checkpoints.computing(run.to_dict()))}"
     workdir = pathlib.Path(runs[0]) / name
     print(f"training {line['label']}, seed {run.seed}: {workdir}", flush=True)
     train.train(ConfigDict(run.to_dict()), workdir)
@@ -207,7 +204,7 @@ def _adapter(config, line, run, workdir, runs):
 
     made = _adapter_config(config, line, run.dataset, run.seed)
     base = checkpoints.load(workdir).meta["hash"]
-    name = f"adapter-{_hash([base, _without_paths(made.to_dict())])}"
+    name = f"adapter-{_hash([base, checkpoints.computing(made.to_dict())])}"
     out = pathlib.Path(runs[0]) / name
     if not (out / "card.json").is_file():
         print(f"training {line['label']}, seed {run.seed}: {out}", flush=True)

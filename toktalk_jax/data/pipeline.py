@@ -28,17 +28,6 @@ from toktalk_jax.data.dataset import (  # noqa: F401  (read here, batched here)
 
 BLOCK_SIZES = (10, 20, 30, None)  # None: one block, full attention
 STYLE_FRAMES = (25, 100)
-KINDS = {
-    "motion": "float32",
-    "tokens": "float32",
-    "mask": "bool",
-    "style": "float32",
-    "style_mask": "bool",
-    "block_id": "int32",
-    "index": "int32",
-    "speaker": "int32",
-}
-PAIRED = {"foreign": "float32", "foreign_mask": "bool"}
 
 
 def batches(
@@ -118,7 +107,9 @@ def batches(
         ]
         return [np.stack([row[key] for row in rows]) for key in kinds]
 
-    kinds = KINDS if adapter_context is None else KINDS | PAIRED
+    kinds = windows.KINDS
+    if adapter_context is not None:
+        kinds = kinds | windows.PAIRED
     steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
     types = list(kinds.values())
     made = steps.map(lambda step: tf.numpy_function(batch, [step], types))

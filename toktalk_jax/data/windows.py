@@ -6,6 +6,7 @@ batch from (seed, step): nothing depends on what was drawn before.
 
 import functools
 
+import jax
 import numpy as np
 
 from toktalk_jax import motion as mo
@@ -13,6 +14,17 @@ from toktalk_jax.data import augment
 
 STYLE_REFERENCES = ("same_clip", "same_window", "same_speaker")
 MIN_STYLE = 10  # frames of the shortest style reference, 0.4 s
+KINDS = {
+    "motion": "float32",
+    "tokens": "float32",
+    "mask": "bool",
+    "style": "float32",
+    "style_mask": "bool",
+    "block_id": "int32",
+    "index": "int32",
+    "speaker": "int32",
+}
+PAIRED = {"foreign": "float32", "foreign_mask": "bool"}
 _LENGTH, _ROW, _EPOCH = 0, 1, 2  # streams of random numbers under one seed
 
 
@@ -20,6 +32,26 @@ def frames_of(clip):
     """Frames of a clip that have motion, tokens and, if there are any, foreign ones."""
     tokens = min(len(t) for t in (clip.tokens, clip.foreign) if t is not None)
     return min(len(clip.motion), mo.FRAMES_PER_TOKEN * tokens)
+
+
+def shapes(size, window, longest_style, width):
+    """A batch of `size` rows as `jax.ShapeDtypeStruct`s, for tracing.
+
+    Args:
+      window: frames; longest_style: of a style reference; width: of a token.
+    """
+    inner = {
+        "motion": (window, mo.F),
+        "tokens": (window // mo.FRAMES_PER_TOKEN, width),
+        "mask": (window,),
+        "style": (longest_style, mo.F),
+        "style_mask": (longest_style,),
+        "block_id": (window,),
+    }
+    return {
+        key: jax.ShapeDtypeStruct((size, *inner.get(key, ())), kind)
+        for key, kind in KINDS.items()
+    }
 
 
 def window_length(seed, step, lengths):

@@ -246,7 +246,8 @@ def _sweep(small, bary, target, x, neighbours, weights, low, high, ridge, steady
     # of the weights over one triangle): rows of the part that turns, and of the rest.
     basis = _blend(small, bary, small.expression_dirs)
     share = _blend(small, bary, small.weights)[:, model.JAW, None, None]
-    turning, still = _rows(share * basis, weights), _rows((1 - share) * basis, weights)
+    turning = weighted_rows(share * basis, weights)
+    still = weighted_rows((1 - share) * basis, weights)
 
     def points(x):
         motion = jnp.concatenate([x, jnp.zeros(3)])
@@ -256,9 +257,9 @@ def _sweep(small, bary, target, x, neighbours, weights, low, high, ridge, steady
         turn = model.rodrigues(x[50:])
         shapes = still + (turn @ turning.reshape(3, -1)).reshape(still.shape)
         by_jaw = jax.jacfwd(lambda jaw: points(jnp.concatenate([x[:50], jaw])))(x[50:])
-        jacobian = jnp.concatenate([shapes, _rows(by_jaw, weights)], axis=-1)
+        jacobian = jnp.concatenate([shapes, weighted_rows(by_jaw, weights)], axis=-1)
         jacobian = (axes[..., None] * jacobian).reshape(-1, FITTED)
-        error = (axes * _rows(points(x) - goal, weights)).ravel()
+        error = (axes * weighted_rows(points(x) - goal, weights)).ravel()
         hessian = jacobian.T @ jacobian + jnp.diag(prior * (1 + steady))
         gradient = jacobian.T @ error + prior * x + steady * prior * (x - neighbours)
         return _box_newton(x, hessian, gradient, low, high)
@@ -267,7 +268,7 @@ def _sweep(small, bary, target, x, neighbours, weights, low, high, ridge, steady
     return x, jax.vmap(points)(x)
 
 
-def _rows(moved, weights):
+def weighted_rows(moved, weights):
     """Rows of the least squares [3, 478 + 9, ...] of displacements [478, 3, ...].
 
     Each landmark by the root of its weight, then how far the inner lips part.

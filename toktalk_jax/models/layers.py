@@ -53,6 +53,27 @@ def embed_time(t, width):
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
 
 
+def after_past(module, name, x, count=None, axis=1):
+    """`x` after the `count` frames before it, along its time axis; None: all there are.
+
+    They come from the collection "history", where an earlier pass over those frames
+    left them; without one they are zeros, or none. A pass to which the collection is
+    mutable leaves the last `count` frames of what it returns. So a network runs over
+    new frames alone and computes what it would over all: `velocity.VelocityField`.
+    """
+    if module.has_variable("history", name):
+        both = jnp.concatenate([module.get_variable("history", name), x], axis)
+    else:
+        both = jnp.pad(
+            x, [(count or 0, 0) if i == axis else (0, 0) for i in range(x.ndim)]
+        )
+    if module.is_mutable_collection("history") and not module.is_initializing():
+        start = 0 if count is None else both.shape[axis] - count
+        tail = lax.slice_in_dim(both, start, None, axis=axis)
+        module.put_variable("history", name, tail)
+    return both
+
+
 class Conv(nn.Module):
     """1-D convolution [B, T, C] to [B, T', features] as one matmul of shifted copies.
 
@@ -60,7 +81,8 @@ class Conv(nn.Module):
     the kernel keeps Flax's layout [width, in, features].
 
     Attributes:
-      left, right: zero frames added before and after; left = width - 1 is causal.
+      left, right: zero frames added before (`after_past`) and after; left = width - 1
+        is causal.
     """
 
     features: int
@@ -74,7 +96,8 @@ class Conv(nn.Module):
         shape = (self.width, x.shape[-1], self.features)
         kernel = self.param("kernel", kaiming, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x = jnp.pad(x, ((0, 0), (self.left, self.right), (0, 0)))
+        x = after_past(self, "tail", x, self.left)
+        x = jnp.pad(x, ((0, 0), (0, self.right), (0, 0)))
         count = (x.shape[1] - self.width) // self.stride + 1
         span = (count - 1) * self.stride + 1
         taps = [x[:, i : i + span : self.stride] for i in range(self.width)]
@@ -95,7 +118,7 @@ class Upsample(nn.Module):
         bound = 1 / math.sqrt(width * 4)  # PyTorch's default for ConvTranspose1d
         kernel = self.param("kernel", _uniform(bound), (4, width, width))
         bias = self.param("bias", _uniform(bound), (width,))
-        past = jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+        past = after_past(self, "tail", x, 1)[:, :-1]
         both = jnp.concatenate([x, past], -1)
         # Output 2m + r adds kernel tap r on frame m and tap r + 2 on frame m - 1.
         taps = [jnp.concatenate([kernel[r], kernel[r + 2]]) for r in (0, 1)]
@@ -133,7 +156,10 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x, mask, time):
         h = CausalBlock(self.features, name="block1")(x, mask)
-        h = h + Dense(self.features, name="time")(jax.nn.mish(time))
+        if self.has_variable("times", "time"):  # `velocity.project_times`
+            h = h + self.get_variable("times", "time")
+        else:
+            h = h + Dense(self.features, name="time")(jax.nn.mish(time))
         h = CausalBlock(self.features, name="block2")(h, mask)
         return h + Dense(self.features, name="shortcut")(x * mask)
 
@@ -156,6 +182,8 @@ class Attention(nn.Module):
         qkv = Dense(3 * inner, use_bias=self.qkv_bias, name="qkv")(x)
         qkv = qkv.reshape(B, T, 3, self.heads, self.head_dim)
         q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # one copy, heads before time
+        k = after_past(self, "keys", k, axis=2)
+        v = after_past(self, "values", v, axis=2)
         logits = jnp.einsum(
             "bnth,bnsh->bnts", q, k, preferred_element_type=jnp.float32
         ) / math.sqrt(self.head_dim)
@@ -172,7 +200,8 @@ class TransformerBlock(nn.Module):
     """Pre-norm attention and feed-forward (exact GELU), residual.
 
     Args:
-      x: [B, T, D]; seen: [B, T, T] bool, see `visibility`.
+      x: [B, T, D]; seen: [B, T, S] bool, see `visibility`; S is T, and with a history
+        (`after_past`) its frames come first.
     """
 
     heads: int

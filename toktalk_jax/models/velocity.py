@@ -64,13 +64,19 @@ class VelocityField(nn.Module):
     def __call__(self, x, t, audio, style, block_id=None, mask=None):
         """Evaluate the field.
 
+        Known frames never see new ones. So a pass over the known frames with the
+        collection "history" mutable leaves all that a later pass over the T frames
+        after them needs, given as `{"params": ..., "history": ...}` with block_id and
+        mask of both: it then returns what one pass over all would return for those T.
+        A history covers a multiple of 2^(levels-1) frames and wants `stacked` False.
+
         Args:
           x: [B, T, F] noisy motion; audio: [B, T, A]; style: [B, T, K]. Their dtype
             and that of the parameters is what the network computes in; times stay f32.
           t: [B] ODE time in [0, 1], or [B, T], one time per frame.
           block_id: [B, T] int, non-decreasing, its borders on even frames (multiples
             of 2^(levels-1)); a frame sees no frame of a later block. None: full
-            attention.
+            attention. With a history, its frames come first, as in mask.
           mask: [B, T] bool, valid frames; None: all.
 
         Returns:
@@ -84,7 +90,7 @@ class VelocityField(nn.Module):
             mask = jnp.ones((B, T), bool)
         x = jnp.concatenate([x, audio, style], -1)
         time = self._time(t, x.shape[-1], x.dtype)
-        rates = _rates(mask, block_id, time, len(self.channels))
+        rates = _rates(mask, block_id, time, len(self.channels), T)
 
         def stage(width, name):
             return Stage(
@@ -136,6 +142,31 @@ class VelocityField(nn.Module):
         return layers.Dense(hidden, name="time_out")(time)
 
 
+def project_times(params, times, width):
+    """What the network makes of times alone, for all of them at once.
+
+    Args:
+      params: of a `VelocityField` with unstacked layers; times: [n].
+      width: of its input, F + A + K.
+
+    Returns:
+      The collection "times", every leaf [n, 1, D]. With entry i of each beside the
+      parameters the field is that at times[i], and reads of its `t` only what
+      `skip_std` does with it.
+    """
+    dense = lambda x, p: layers.Dense(len(p["bias"])).apply({"params": p}, x)  # noqa: E731
+    time = layers.embed_time(times[:, None], width)
+    time = time.astype(params["time_in"]["kernel"].dtype)
+    time = dense(jax.nn.silu(dense(time, params["time_in"])), params["time_out"])
+    return {
+        name: {
+            "residual": {"time": dense(jax.nn.mish(time), stage["residual"]["time"])}
+        }
+        for name, stage in params.items()
+        if "residual" in stage
+    }
+
+
 def linear_velocity(t, std):
     """Factor c(t) of the best linear guess c x_t of the velocity, [B, 1 or T, 1].
 
@@ -149,12 +180,15 @@ def linear_velocity(t, std):
     return (t * std**2 - (1 - t)) / ((1 - t) ** 2 + (t * std) ** 2)
 
 
-def _rates(mask, block_id, time, levels):
-    """(mask [B, T, 1], time, visibility) per level; each takes every second frame."""
+def _rates(mask, block_id, time, levels, T):
+    """(mask [B, T, 1], time, visibility [B, T, S]) per level, each at half the rate.
+
+    mask and block_id [B, S] cover the frames of the history too, and then the T frames.
+    """
     out = []
     for _ in range(levels):
-        seen = layers.visibility(block_id, mask)
-        out.append((mask[..., None].astype(time.dtype), time, seen))
-        mask, block_id = mask[:, ::2], block_id[:, ::2]
+        seen = layers.visibility(block_id, mask)[:, -T:]
+        out.append((mask[:, -T:, None].astype(time.dtype), time, seen))
+        mask, block_id, T = mask[:, ::2], block_id[:, ::2], (T + 1) // 2
         time = time[:, ::2]  # a single time [B, 1, E] stays
     return out

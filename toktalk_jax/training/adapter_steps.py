@@ -9,15 +9,14 @@ import functools
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
 from toktalk_jax import flow
 from toktalk_jax import motion as mo
 from toktalk_jax.models.adapter import adapt_clip
-from toktalk_jax.training import optim, parallel
-from toktalk_jax.training.steps import TrainState
+from toktalk_jax.training import parallel, steps
 
+TRAINED = ("adapter",)
 LIVE, FROZEN = ("adapter/",), ("velocity/", "style/")
 
 
@@ -38,20 +37,6 @@ class Options:
     chunk_tokens: int = flax.struct.field(pytree_node=False, default=5)
     context_tokens: int = flax.struct.field(pytree_node=False, default=25)
     ema_decay: float = flax.struct.field(pytree_node=False, default=0.999)
-
-
-def init_state(params, optimiser):
-    """Step 0; the EMA is of the adapter alone.
-
-    Args:
-      params: {"adapter", "velocity", "style"}; optimiser: from `optim.freeze`.
-    """
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        ema={"adapter": jax.tree.map(jnp.copy, params["adapter"])},
-        opt=optimiser.init(params),
-    )
 
 
 def losses(adapter, base, batch, key, *, models, weights, options):
@@ -118,22 +103,12 @@ def train_step(state, batch, key, *, models, optimiser, weights, options):
         weights=weights,
         options=options,
     )
-    gradient, found = jax.grad(loss, has_aux=True)(state.params["adapter"])
+    with jax.named_scope("loss"):
+        gradient, found = jax.grad(loss, has_aux=True)(state.params["adapter"])
     gradient, found = lax.psum((gradient, found), parallel.AXIS)
-    gradients = {"adapter": gradient, **jax.tree.map(jnp.zeros_like, base)}
-    update, opt = optimiser.update(gradients, state.opt, state.params)
-    adapter = optax.apply_updates(state.params["adapter"], update["adapter"])
-    metrics = {f"{name}_loss": value for name, value in found.items()} | {
-        "loss": sum(getattr(options, name) * value for name, value in found.items()),
-        "gradient_norm": optax.tree.norm(gradient),
-        "parameter_norm": optax.tree.norm(adapter),
-        "update_norm": optax.tree.norm(update["adapter"]),
-    }
-    ema = optim.ema_update(state.ema["adapter"], adapter, state.step, options.ema_decay)
-    state = TrainState(
-        step=state.step + 1,
-        params={"adapter": adapter, **base},
-        ema={"adapter": ema},
-        opt=opt,
+    zeros = jax.tree.map(jnp.zeros_like, base)
+    loss = sum(getattr(options, name) * value for name, value in found.items())
+    state, metrics = steps.advance(
+        state, {"adapter": gradient, **zeros}, loss, optimiser, options.ema_decay
     )
-    return state, metrics
+    return state, metrics | {f"{name}_loss": value for name, value in found.items()}

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from flax import traverse_util
 
@@ -51,8 +52,7 @@ def start_workdir(workdir, config, facts, mean, std, tokenizer_state):
     workdir.mkdir(parents=True, exist_ok=True)
     kept = workdir / "config.json"
     if kept.exists():
-        old = json.loads(kept.read_text())
-        checkpoints.same_config(old, json.loads(json.dumps(config)), workdir)
+        checkpoints.same_config(json.loads(kept.read_text()), config, workdir)
         before = json.loads((workdir / "adapter.json").read_text())
         for key in ("base_hash", "base", "foreign"):
             if before[key] != json.loads(json.dumps(facts[key])):
@@ -85,11 +85,25 @@ def load(path):
             f"no adapter at {str(path)!r} (looked for adapter.json); give the "
             f"--workdir of an adapter's run, its bundle, or a shipped name: {names}"
         )
+    return _with_files(folder, *checkpoints.read_params(folder))
+
+
+def of_state(workdir, state):
+    """`AdapterBundle` of a workdir with the EMA weights of a TrainState in memory."""
+    params = jax.tree.map(np.asarray, state.ema)
+    folder = pathlib.Path(workdir)
+    meta = {
+        "step": int(state.step),
+        "seed": json.loads((folder / "config.json").read_text())["seed"],
+    }
+    return _with_files(folder, params, meta)
+
+
+def _with_files(folder, params, meta):
     config, facts, stats = (
         json.loads((folder / f"{name}.json").read_text())
         for name in ("config", "adapter", "foreign_stats")
     )
-    params, meta = checkpoints.read_params(folder)
     state = folder / "tokenizer_state.npz"
     return AdapterBundle(
         config,

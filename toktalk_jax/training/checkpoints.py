@@ -1,9 +1,9 @@
 """Checkpoints: Orbax for a run in progress, one small folder for a model to use.
 
 A workdir holds `config.json`, `stats.json`, `tokenizer_state.npz` (where the tokenizer
-has one), `dataset.json` and Orbax steps under `checkpoints/`, each with the items
-params, ema, opt, step and seed. A bundle folder, as shipped, holds the same JSON files
-and `params.npz` (the EMA weights) instead.
+has one), `dataset.json` and Orbax steps under `checkpoints/`, see `checkpointer`. A
+bundle folder, as shipped, holds the same JSON files and `params.npz` (the EMA weights)
+instead.
 """
 
 import contextlib
@@ -45,71 +45,6 @@ class Bundle(NamedTuple):
     meta: dict
 
 
-class Checkpointer:
-    """Orbax manager of one workdir.
-
-    With `frozen`, these top-level parts of the params are the base's: neither saved nor
-    restored.
-    """
-
-    def __init__(self, workdir, keep=2, frozen=()):
-        self._frozen = frozen
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        path = (pathlib.Path(workdir) / "checkpoints").resolve()
-        self._manager = ocp.CheckpointManager(path, options=options)
-
-    def latest(self):
-        """The newest complete step, or None."""
-        return self._manager.latest_step()
-
-    def save(self, state, seed):
-        """Save a TrainState and the seed of its data in the background."""
-        save = ocp.args.StandardSave
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                params=save(self._own(state.params)),
-                ema=save(state.ema),
-                opt=save(state.opt),
-                step=ocp.args.JsonSave(int(state.step)),
-                seed=ocp.args.JsonSave(seed),
-            ),
-        )
-
-    def restore(self, state):
-        """(newest state, placed like `state`, its seed), or (state, None) if none."""
-        step = self.latest()
-        if step is None:
-            return state, None
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-        restore = ocp.args.StandardRestore
-        items = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=restore(self._own(abstract.params)),
-                ema=restore(abstract.ema),
-                opt=restore(abstract.opt),
-                step=ocp.args.JsonRestore(),
-                seed=ocp.args.JsonRestore(),
-            ),
-        )
-        sharding = state.step.sharding
-        return state.replace(
-            step=jax.device_put(np.int32(items["step"]), sharding),
-            params={**state.params, **items["params"]},
-            ema=items["ema"],
-            opt=items["opt"],
-        ), items["seed"]
-
-    def _own(self, params):
-        return {name: p for name, p in params.items() if name not in self._frozen}
-
-    def close(self):
-        """Wait for the save in flight and release the manager."""
-        self._manager.wait_until_finished()
-        self._manager.close()
-
-
 def start_workdir(workdir, config, stats, dataset, tokenizer_state):
     """Write what a model needs beside its weights; called once per run.
 
@@ -121,7 +56,7 @@ def start_workdir(workdir, config, stats, dataset, tokenizer_state):
     config_file = workdir / "config.json"
     text = json.dumps(config, indent=1, sort_keys=True)
     if config_file.exists():
-        same_config(_read_config(config_file), json.loads(text), workdir)
+        same_config(json.loads(config_file.read_text()), config, workdir)
         _same_data(workdir, stats, dataset)
     logs.write_whole(workdir / "stats.json", stats.to_json())
     logs.write_whole(workdir / "dataset.json", json.dumps(dataset, indent=1))
@@ -152,23 +87,41 @@ def clear_disk_errors(workdir):
         ) from error
 
 
+# Where files lie, what a run prints and keeps: nothing that its numbers come from.
+FREE = ("dataset", "head", "log_every", "save_every", "stop_after_skips", "wandb")
+FREE += ("report_split", "report_clips", "keep.", "validation.")
+# Keys younger than some runs, with the value that a run without them had.
+YOUNGER = {
+    "method": "toktalk",
+    "train.dtype": "float32",
+    "train.accumulation": 1,
+}
+
+
+def computing(config):
+    """{flat key: value} of what a run's numbers come from, without young defaults."""
+    flat = traverse_util.flatten_dict(json.loads(json.dumps(config)), sep=".")
+    return {
+        key: value
+        for key, value in flat.items()
+        if not any(key == f or f[-1] == "." and key.startswith(f) for f in FREE)
+        and (key not in YOUNGER or value != YOUNGER[key])
+    }
+
+
 def same_config(old, new, workdir):
     """Raise ValueError naming what of a run's config would compute something else."""
-    old, new = (traverse_util.flatten_dict(c, sep=".") for c in (old, new))
-    # Where a run's files lie and what it prints may change; what it computes may not.
-    free = {"dataset", "head", "log_every", "save_every"}
-    free |= {"report_split", "report_clips"}
-    if new.get("train.decay") != "cosine":  # whose rate depends on the last step
-        free.add("total_steps")
-    changed = {
-        k: (old.get(k), new.get(k))
-        for k in sorted({*old, *new})
-        if old.get(k) != new.get(k) and k not in free
-    }
+    old, new = computing(old), computing(new)
+    changed = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
+    if new.get("train.decay") != "cosine" and "total_steps" in changed:
+        changed.remove("total_steps")  # no rate depends on the last step
     if changed:
+        was = lambda config, k: config.get(k, YOUNGER.get(k))  # noqa: E731
         raise ValueError(
             f"{workdir} holds a run with another config: "
-            + ", ".join(f"{k} was {a!r}, now {b!r}" for k, (a, b) in changed.items())
+            + ", ".join(
+                f"{k} was {was(old, k)!r}, now {was(new, k)!r}" for k in changed
+            )
             + "; choose another --workdir or the old values"
         )
 
@@ -208,10 +161,13 @@ def load(path):
             f"--workdir of a run, a bundle folder, or a shipped name: {names}"
         )
     config = _read_config(folder / "config.json")
+    return _with_files(folder, config, *read_params(folder))
+
+
+def _with_files(folder, config, params, meta):
     dataset = json.loads((folder / "dataset.json").read_text())
     stats = mo.Stats.from_json((folder / "stats.json").read_text())
     state = folder / "tokenizer_state.npz"
-    params, meta = read_params(folder)
     meta = {**meta, "weights": "ema", "hash": params_hash(params)}
     return Bundle(
         config, params, stats, state if state.is_file() else None, dataset, meta
@@ -220,7 +176,7 @@ def load(path):
 
 def _read_config(path):
     # A run from before there was another method to choose is TokTalk's.
-    return {"method": "toktalk"} | json.loads(path.read_text())
+    return {"method": YOUNGER["method"]} | json.loads(path.read_text())
 
 
 def expect_toktalk(bundle):
@@ -234,6 +190,15 @@ def expect_toktalk(bundle):
             f"the checkpoint is of {method}, a baseline: it is neither sampled nor "
             f"adapted; score it with python -m toktalk_jax.evaluate --rows {method}"
         )
+
+
+def of_state(workdir, state):
+    """`Bundle` of a run's workdir with the EMA weights of a TrainState in memory."""
+    folder = pathlib.Path(workdir)
+    config = _read_config(folder / "config.json")
+    params = jax.tree.map(np.asarray, state.ema)
+    meta = {"step": int(state.step), "seed": config["seed"]}
+    return _with_files(folder, config, params, meta)
 
 
 def read_params(folder):

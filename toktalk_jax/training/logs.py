@@ -1,26 +1,36 @@
-"""Metrics to JSONL, TensorBoard and the console; one writer per run."""
+"""Metrics to JSONL, TensorBoard and Weights & Biases; one writer per run."""
 
 import json
 import os
 import pathlib
+import secrets
 import time
 
 import numpy as np
 
 
 class Writer:
-    """Appends scalars to `<workdir>/metrics.jsonl` and to TensorBoard event files.
+    """Appends to `<workdir>/metrics.jsonl`, TensorBoard and Weights & Biases.
 
     A line is {"step": int, "time": unix seconds, name: value, ...}. On resume, lines
     after the restored step are dropped, so that the log reads as one uninterrupted run.
+
+    Args:
+      step: that the run starts from.
+      project: of Weights & Biases (WANDB_MODE=offline works); "": none.
+      config: dict, shown there.
+
+    Raises:
+      ValueError: a project is named and wandb is not installed.
     """
 
-    def __init__(self, workdir, step=0):
+    def __init__(self, workdir, step=0, project="", config=None):
         from tensorboardX import SummaryWriter  # needs no TensorFlow
 
         self.path = pathlib.Path(workdir) / "metrics.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _truncate_after(self.path, step)
+        self._wandb = _start_wandb(self.path.parent, project, config)
         self._file = self.path.open("a")
         self._board = SummaryWriter(
             str(self.path.parent / "tensorboard"), purge_step=step + 1
@@ -34,11 +44,57 @@ class Writer:
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, int(step))
+        if self._wandb:
+            self._wandb.log(values, step=int(step))
+
+    def picture(self, step, name, path):
+        """Show a PNG file under a name."""
+        import matplotlib.image
+
+        pixels = matplotlib.image.imread(path)[..., :3]
+        self._board.add_image(name, pixels, int(step), dataformats="HWC")
+        if self._wandb:
+            import wandb
+
+            self._wandb.log({name: wandb.Image(str(path))}, step=int(step))
+
+    def page(self, step, name, path):
+        """Show an HTML file under a name, where there is a board that can."""
+        if self._wandb:
+            import wandb
+
+            html = wandb.Html(path.read_text(), inject=False)
+            self._wandb.log({name: html}, step=int(step))
 
     def close(self):
-        """Flush and close both files."""
+        """Flush and close all of them."""
         self._file.close()
         self._board.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+def _start_wandb(workdir, project, config):
+    if not project:
+        return None
+    try:
+        import wandb
+    except ImportError:
+        raise ValueError(
+            f"config.wandb is {project!r}, but wandb is not installed; pip install "
+            "wandb, or set config.wandb to nothing"
+        ) from None
+    kept = workdir / "wandb_run"  # a resumed run goes on in the same curves
+    if not kept.exists():
+        write_whole(kept, secrets.token_hex(4))
+    return wandb.init(
+        project=project,
+        dir=str(workdir),
+        name=workdir.name,
+        id=kept.read_text(),
+        resume="allow",
+        config=config,
+    )
 
 
 def read_jsonl(path):

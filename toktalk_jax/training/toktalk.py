@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from toktalk_jax import flow, models
 from toktalk_jax import motion as mo
 
+DTYPES = ("float32", "bfloat16")
+
 
 def check(config):
     """Refuse a config that cannot train, naming the key.
@@ -24,6 +26,11 @@ def check(config):
     if objective not in ("flow", "regression"):
         raise ValueError(
             f"config.train.objective is {objective!r}; expected 'flow' or 'regression'"
+        )
+    if config["train"]["dtype"] not in DTYPES:
+        raise ValueError(
+            f"config.train.dtype is {config['train']['dtype']!r}; expected one of "
+            f"{DTYPES}"
         )
     unit = max(2 ** (len(config["model"]["channels"]) - 1), 2)
     for frames in config["train"]["window_frames"]:
@@ -47,7 +54,7 @@ def build(config, key, stats, speakers, weights):
 
 def make_options(config):
     """The config's `Options`."""
-    names = ("objective", "condition_drop", "style_drop", "kl_weight")
+    names = ("objective", "condition_drop", "style_drop", "kl_weight", "dtype")
     return Options(
         batch_size=config["batch_size"], **{k: config["train"][k] for k in names}
     )
@@ -104,10 +111,11 @@ def cfm_sums(params, batch, key, *, models, weights, options):
     )
 
     def velocity(x, t, audio, style):
+        low = functools.partial(jax.tree.map, lambda a: a.astype(options.dtype))
         return velocity_model.apply(
-            {"params": params["velocity"]},
-            *(x, t, audio, style, batch["block_id"], batch["mask"]),
-        )
+            {"params": low(params["velocity"])},
+            *(low(x), t, low(audio), low(style), batch["block_id"], batch["mask"]),
+        ).astype(jnp.float32)
 
     weight = batch["mask"][..., None] * jnp.asarray(weights, jnp.float32)[None, None]
     errors, count = flow.cfm_loss_sums(velocity, x0, x1, t, audio, style, weight)
@@ -139,6 +147,8 @@ class Options:
       batch_size: global B. objective: "flow", or "regression" for the baseline.
       condition_drop: joint audio and style dropout; style_drop: style alone.
       kl_weight: of the style encoder.
+      dtype: what the velocity field computes in; the parameters, the loss and the style
+        encoder stay f32.
     """
 
     batch_size: int = flax.struct.field(pytree_node=False)
@@ -146,3 +156,4 @@ class Options:
     condition_drop: float = flax.struct.field(pytree_node=False, default=0.2)
     style_drop: float = flax.struct.field(pytree_node=False, default=0.1)
     kl_weight: float = flax.struct.field(pytree_node=False, default=0.0)
+    dtype: str = flax.struct.field(pytree_node=False, default="float32")

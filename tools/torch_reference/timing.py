@@ -57,7 +57,10 @@ def twin_forms(device, eager_only=False):
 
 
 def time_chunks(pair, size, stats, device, rounds, forms):
-    """One streaming chunk at batch 1: 10 frames, 50 of context, 20 steps, guidance."""
+    """One streaming chunk at batch 1: 10 frames, 50 of context, 20 steps, guidance.
+
+    All of its work: after the tokens comes less (`tools.bench_sampler --twin`).
+    """
     rng = np.random.default_rng(0)
     sampler = Sampler(pair.ours["velocity"], pair.params["velocity"], stats)
     style = rng.standard_normal((1, size.style["width"]), np.float32)
@@ -66,8 +69,8 @@ def time_chunks(pair, size, stats, device, rounds, forms):
     held = {"JAX": sampler.init(jax.random.split(jax.random.key(0), 1), style)}
 
     def ours():
-        held["JAX"], motion = sampler.step(held["JAX"], tokens)
-        np.asarray(motion)
+        held["JAX"], _ = sampler.step(held["JAX"], tokens)
+        jax.block_until_ready(held["JAX"])  # the prefill for the next chunk, too
 
     there = [torch.from_numpy(a).to(device) for a in (tokens, fresh)]
 

@@ -1,0 +1,1 @@
+"""Motion in the files of other programs: Live Link Face CSV, glTF, USD."""

@@ -1,0 +1,1 @@
+"""Live: one model, many sessions, over WebSockets; `protocol` describes the wire."""

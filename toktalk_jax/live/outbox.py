@@ -1,0 +1,64 @@
+"""What waits to be sent to one client: bounded in seconds of media, oldest lost."""
+
+import asyncio
+import collections
+import dataclasses
+
+from toktalk_jax.live.protocol import encode
+
+
+class Outbox:
+    """Text messages and frames, in order. Frames give way when the client stalls."""
+
+    MAX_TEXTS = 256
+
+    def __init__(self, seconds):
+        """Hold at most `seconds` of frames."""
+        self.seconds, self.dropped_s = seconds, 0.0
+        self._waiting = collections.deque()
+        self._ready = asyncio.Event()
+        self._lost = collections.Counter()  # frames by utterance
+
+    def put(self, item):
+        """A text, or `binary.Frames`.
+
+        Raises:
+          OverflowError: more texts wait than any client that reads would leave.
+        """
+        self._waiting.append(item)
+        self._ready.set()
+        frames = [x for x in self._waiting if not isinstance(x, str)]
+        if len(self._waiting) - len(frames) > self.MAX_TEXTS:
+            raise OverflowError("the client does not read")
+        while sum(f.seconds for f in frames) > self.seconds:
+            oldest = frames.pop(0)
+            self._remove(oldest)
+            self._lost[oldest.utterance] += len(oldest.motion)
+            self.dropped_s += oldest.seconds
+
+    def tell(self, messages):
+        """Put text messages [(type, fields)]."""
+        for kind, fields in messages:
+            self.put(encode(kind, fields))
+
+    def forget(self, utterance):
+        """Drop all frames of utterances up to this one."""
+        for item in list(self._waiting):
+            if not isinstance(item, str) and item.utterance <= utterance:
+                self._remove(item)
+
+    async def get(self):
+        """The next item, frames with the count of those lost before."""
+        while not self._waiting:
+            self._ready.clear()
+            await self._ready.wait()
+        item = self._waiting.popleft()
+        if isinstance(item, str):
+            return item
+        return dataclasses.replace(item, dropped=self._lost[item.utterance])
+
+    def __len__(self):
+        return len(self._waiting)
+
+    def _remove(self, item):
+        self._waiting = collections.deque(x for x in self._waiting if x is not item)
