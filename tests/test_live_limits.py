@@ -452,6 +452,8 @@ def test_l5_five_minutes_of_churn(live):
     import psutil
 
     process, until_s, grown = psutil.Process(), time.monotonic() + 300, []
+    # Other servers of this process may have compiled since this one was ready.
+    before = sample(live.room, "compiles_after_ready_total")
 
     def churn(seed):
         rng = random.Random(seed)
@@ -477,7 +479,7 @@ def test_l5_five_minutes_of_churn(live):
     third = len(grown) // 3
     assert np.median(grown[-third:]) - np.median(grown[third:-third]) < 30 << 20
     assert sample(live.room, "errors_total", code="internal") == 0
-    assert sample(live.room, "compiles_after_ready_total") == 0
+    assert sample(live.room, "compiles_after_ready_total") == before
     one = live.client()
     close_to(say(one, speech(0.5)), solo(live.room.engine, speech(0.5)))
     one.close()

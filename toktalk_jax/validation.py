@@ -122,7 +122,8 @@ def _streamed(config, data, clips):
     speakers = {clip.speaker_id for clip in clips}
     shown = []
     for speaker in sorted(speakers):
-        own = [clip for clip in data.clips if clip.speaker_id == speaker]
+        # A speaker that training does not know is shown in the style of another.
+        own = [c for c in data.clips if c.speaker_id == speaker] or data.clips
         shown += [
             dataclasses.replace(c, motion=data.stats.denormalise(c.motion))
             for c in own[:REFERENCES]

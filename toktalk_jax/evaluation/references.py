@@ -15,7 +15,8 @@ def _another_clip(clip, by_speaker, train):
     the split; failing both, the first training clip.
     """
     own = by_speaker[clip.speaker_id]
-    return next((c for c in own if not same(c, clip)), train[0]).motion[:FRAMES]
+    other = next((c for c in own if not same(c, clip)), None)
+    return (other or train[0]).motion[:FRAMES]
 
 
 def _same_window(clip, by_speaker, train):
