@@ -56,6 +56,14 @@ def test_the_round_trip_is_bitwise_in_both_directions(name):
     )
 
 
+@pytest.mark.parametrize("name", sorted({*NETWORKS} - {"style"}))  # its layers never are
+def test_layers_that_are_not_stacked_have_the_same_torch_names(name):
+    params = random_params(name)
+    apart = layers.unstack(params)
+    assert jax.tree.structure(apart) != jax.tree.structure(params)
+    assert_same(torch_port.to_torch(apart), torch_port.to_torch(params))
+
+
 def test_the_port_and_the_networks_stack_the_same_modules():
     assert torch_port.STACKED == layers.STACKED
 

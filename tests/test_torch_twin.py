@@ -282,7 +282,7 @@ def test_the_tool_prints_and_writes_what_it_found(tmp_path, capsys):
     assert code == 0 and len(result["rows"]) == 14
     assert {"chunk", "training step"} == {*result["times"]}
     for contestants in result["times"].values():
-        assert {*contestants} == {"JAX", "PyTorch eager", "torch.compile"}
+        assert {*contestants} >= {"JAX", "PyTorch eager", "torch.compile"}
         assert all(len(ms["all_ms"]) == 2 for ms in contestants.values())
     assert out.with_suffix(".png").stat().st_size > 10_000
     printed = capsys.readouterr().out

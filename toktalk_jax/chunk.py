@@ -25,11 +25,13 @@ class Plan:
     """What a solve is built from; the arguments of `streaming.Sampler`.
 
     Attributes:
-      model: `models.VelocityField` with unstacked layers; times: [n + 1] grid.
-      dtype: of weights and activations.
+      model: `models.VelocityField` with unstacked layers; unpack: gives its parameters
+        from those that come (`layers.pack`).
+      times: [n + 1] grid; dtype: of weights and activations.
     """
 
     model: object
+    unpack: object
     stats: mo.Stats
     adapter: object
     chunk_frames: int
@@ -101,6 +103,7 @@ def prefill(plan, params, stream):
 
 
 def _run_known(plan, params, stream):
+    params = plan.unpack(params)
     B, O = stream.motion.shape[:2]
     times = jnp.ones(1) if plan.known == "clean" else jnp.asarray(plan.times[:-1])
     n = len(times)
@@ -137,7 +140,7 @@ def _run_known(plan, params, stream):
 
 def solve(plan, params, stream, tokens):
     """Raw tokens [B, C / 2, A'] to (stream without a history, raw motion [B, C, F])."""
-    C = plan.chunk_frames
+    params, C = plan.unpack(params), plan.chunk_frames
     foreign, tokens = _to_base(plan, stream, tokens)
     audio = jnp.repeat(tokens, mo.FRAMES_PER_TOKEN, 1)
     style = jnp.broadcast_to(

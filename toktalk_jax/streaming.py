@@ -99,8 +99,13 @@ class Sampler:
                 f"takes {len(stats.token_mean)}: it is another base's"
             )
         self.stats, self.adapter = stats, adapter
+        # Motion, tokens and style enter the network side by side.
+        first = params["down_0"]["residual"]["block1"]["conv"]["kernel"]
+        self.style_width = first.shape[1] - mo.F - len(stats.token_mean)
+        packed, unpack = _packed(params)
         self.plan = chunk.Plan(
             model.clone(stacked=False),
+            unpack,
             stats,
             adapter,
             chunk_frames,
@@ -112,7 +117,7 @@ class Sampler:
         )
         # A training mesh may hold the parameters; sampling wants one device.
         self.device = jax.local_devices()[0]
-        self.params = self._placed(params)
+        self.params = self._placed(packed)
         self.chunk_frames, self.context_frames = chunk_frames, context_frames
         self.times, self.guidance = self.plan.times, guidance
         self.known, self.temperature = known, temperature
@@ -122,15 +127,14 @@ class Sampler:
         self._solve = jax.jit(functools.partial(chunk.solve, self.plan))
         self._clip = jax.jit(functools.partial(_scan_clip, self.plan))
 
-    def _placed(self, params):
-        params = layers.unstack(jax.tree.map(np.asarray, params))
-        params = jax.device_put(params, self.device)
-        return jax.tree.map(lambda p: p.astype(self.plan.dtype), params)
+    def _placed(self, packed):
+        packed = jax.device_put(packed, self.device)
+        return jax.tree.map(lambda p: p.astype(self.plan.dtype), packed)
 
     def with_params(self, params):
         """The same sampler of other weights, for new streams; compiled code stays."""
         other = copy.copy(self)
-        other.params = self._placed(params)
+        other.params = self._placed(_packed(params)[0])
         return other
 
     def init(self, keys, style, guidance=None):
@@ -151,7 +155,7 @@ class Sampler:
         keys = _typed(keys)
         style = np.asarray(style, np.float32)
         B, O = len(keys), self.context_frames
-        A, K = len(self.stats.token_mean), self._style_width()
+        A, K = len(self.stats.token_mean), self.style_width
         if style.shape != (B, K):
             raise ValueError(
                 f"style is {style.shape}, expected [{B}, {K}]: one vector of this "
@@ -184,7 +188,7 @@ class Sampler:
         Nothing compiles afterwards, whatever is pushed, joined with its like or
         flushed; a persistent cache (`jax_compilation_cache_dir`) makes it seconds.
         """
-        K = self._style_width()
+        K = self.style_width
         for B in batches:
             keys = jax.random.split(jax.random.key(0), B)
             stream = self.init(keys, np.zeros((B, K), np.float32))
@@ -216,11 +220,6 @@ class Sampler:
         pending, stream = stream.pending, self._ready(stream).replace(pending=None)
         stream, motion = self._solve(self.params, stream, tokens)
         return stream.replace(pending=pending), motion
-
-    def _style_width(self):
-        # Motion, tokens and style enter the network side by side.
-        first = self.params["down_0"]["residual"]["block1"]["conv"]["kernel"]
-        return first.shape[1] - mo.F - len(self.stats.token_mean)
 
     def _ready(self, stream):
         """The stream with the history that this sampler needs of it."""
@@ -305,6 +304,10 @@ class Sampler:
                 f"tokens hold {count} NaN or Inf values; nothing was solved"
             )
         return tokens
+
+
+def _packed(params):
+    return layers.pack(layers.unstack(jax.tree.map(np.asarray, params)))
 
 
 def _scan_clip(plan, params, stream, chunks):

@@ -157,16 +157,19 @@ def _unstack(params):
 
 def _leaves(tree, path=()):
     for key, value in tree.items():
+        # Layers that are not stacked have a name each, "blocks_1" for "blocks/1".
+        number = re.fullmatch(rf"({'|'.join(STACKED)})_(\d+)", key)
+        here = (*path, *number.groups()) if number else (*path, key)
         if isinstance(value, dict):
-            yield from _leaves(value, (*path, key))
+            yield from _leaves(value, here)
         else:
-            yield (*path, key), value
+            yield here, value
 
 
 def _layers(path, array):
     """(name, array) of each layer in one leaf; outer stacks are leading axes."""
     for i, key in enumerate(path):
-        if key in STACKED:
+        if key in STACKED and not (path[i + 1 : i + 2] or [""])[0].isdigit():
             for number, part in enumerate(np.atleast_1d(array)):
                 for rest, leaf in _layers(path[i + 1 :], part):
                     yield "/".join((*path[: i + 1], str(number), rest)), leaf

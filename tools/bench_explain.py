@@ -13,9 +13,10 @@ from tools import bench_cases
 
 def explain(held, row):
     """Print where a chunk's work and bytes are, and what XLA made of a step."""
-    n = row["case"]["num_steps"]
+    n, sampler = row["case"]["num_steps"], held["sampler"]
+    params = sampler.plan.unpack(sampler.params)
     scopes = collections.Counter()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(held["sampler"].params):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         scopes[re.sub(r"mid_\d+", "mid", path[0].key)] += leaf.nbytes
     print(f"\nOne chunk of {row['case']}:")
     print(
@@ -32,7 +33,7 @@ def explain(held, row):
         f"  bound by {bound}: {floor:.1f} ms of {after:.1f} measured; host "
         f"{row['host_ms']:.2f} ms"
     )
-    sampler, bare = held["sampler"], held["stream"].replace(pending=None)
+    bare = held["stream"].replace(pending=None)
     text = sampler._solve.lower(sampler.params, bare, held["tokens"]).compile()
     print("  instructions of one Euler step:", *instructions(text.as_text()))
 

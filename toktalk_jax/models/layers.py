@@ -270,3 +270,24 @@ def unstack(params):
         else:
             out[key] = unstack(value) if isinstance(value, dict) else value
     return out
+
+
+def pack(params):
+    """Parameters in few arrays: a call costs the host about a microsecond for each.
+
+    Returns:
+      (packed, unpack): a tuple of all vectors end to end and then the other leaves, and
+      the function that gives the parameters back; under jit it costs nothing.
+    """
+    leaves, tree = jax.tree.flatten(params)
+    vector = [leaf.ndim == 1 for leaf in leaves]
+    vectors = [leaf for leaf, v in zip(leaves, vector, strict=True) if v]
+    others = [leaf for leaf, v in zip(leaves, vector, strict=True) if not v]
+    ends = np.cumsum([len(leaf) for leaf in vectors])[:-1]
+
+    def unpack(packed):
+        joined, *rest = packed
+        parts, rest = iter(jnp.split(joined, ends)), iter(rest)
+        return tree.unflatten(next(parts if v else rest) for v in vector)
+
+    return (np.concatenate(vectors), *others), unpack

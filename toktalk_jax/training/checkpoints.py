@@ -93,6 +93,7 @@ FREE += ("report_split", "report_clips", "keep.", "validation.")
 # Keys younger than some runs, with the value that a run without them had.
 YOUNGER = {
     "method": "toktalk",
+    "model.stacked": True,
     "train.dtype": "float32",
     "train.accumulation": 1,
 }

@@ -9,6 +9,7 @@ import optax
 import torch
 
 from toktalk_jax import motion as mo
+from toktalk_jax.models import layers
 from toktalk_jax.streaming import Sampler
 from toktalk_jax.training import optim
 from tools.torch_reference import checks, training
@@ -90,24 +91,18 @@ def time_chunks(pair, size, stats, device, rounds, forms):
 def time_training(pair, data, device, rounds, forms):
     """One training step: loss, gradient, clipping, Adam. Moves the twin's weights.
 
+    Ours with equal layers stacked and, "JAX unstacked", each by itself.
+
     Args:
       data: (batch, x0, t) of NumPy arrays, see `checks.example`.
     """
-    optimiser = optim.adam(lambda _: checks.RATE, checks.CLIP_NORM)
     params = {k: pair.params[k] for k in ("velocity", "style")}
-    held = [jax.device_put((params, optimiser.init(params)))]
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def update(state, batch, x0, t):
-        params, moments = state
-        loss, g = jax.value_and_grad(checks.our_loss)(params, pair.ours, batch, x0, t)
-        change, moments = optimiser.update(g, moments, params)
-        return (optax.apply_updates(params, change), moments), loss
-
-    def ours():
-        held[0], loss = update(held[0], *data)
-        jax.block_until_ready((held[0], loss))
-
+    apart = {**params, "velocity": layers.unstack(params["velocity"])}
+    whole = pair.ours["velocity"].clone(stacked=False)
+    contestants = {
+        "JAX": _our_step(pair.ours, params, data),
+        "JAX unstacked": _our_step({**pair.ours, "velocity": whole}, apart, data),
+    }
     networks = [pair.twin[k].train() for k in params]
     weights = [p for network in networks for p in network.parameters()]
     adam = training.adam(weights, checks.RATE)
@@ -117,11 +112,29 @@ def time_training(pair, data, device, rounds, forms):
         loss = lambda: training.batch_loss(*networks, *there)  # noqa: E731
         training.train_step(loss, weights, adam, checks.CLIP_NORM).item()
 
-    contestants = {"JAX": ours}
     for name, form in forms.items():
         formed = [form(network) for network in networks]
         contestants[name] = functools.partial(theirs, formed)
     return alternate(contestants, rounds)
+
+
+def _our_step(networks, params, data):
+    """() -> None, a training step that is done when it returns."""
+    optimiser = optim.adam(lambda _: checks.RATE, checks.CLIP_NORM)
+    held = [jax.device_put((params, optimiser.init(params)))]
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def update(state, batch, x0, t):
+        params, moments = state
+        loss, g = jax.value_and_grad(checks.our_loss)(params, networks, batch, x0, t)
+        change, moments = optimiser.update(g, moments, params)
+        return (optax.apply_updates(params, change), moments), loss
+
+    def step():
+        held[0], loss = update(held[0], *data)
+        jax.block_until_ready((held[0], loss))
+
+    return step
 
 
 def plot(result, path):
