@@ -41,6 +41,8 @@ def get_config(arg=""):
     c.datasets.whisper_to_lyra = "data/grid_lyra_whisper"  # paired, --foreign
     c.adapter_run = adapter.get_config("smoke" if "smoke" in chosen else "")
     c.faceformer_run = faceformer.get_config("smoke" if "smoke" in chosen else "")
+    for run in (c, c.faceformer_run):  # rows are made from the last weights
+        run.validation.clips, run.keep.best, run.keep.metric = 0, 0, ""
     c.table = dict(samples=5, limit=0)  # samples per clip; clips, 0: all
     return c
 
