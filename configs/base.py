@@ -42,8 +42,8 @@ def get_config(arg=""):
     c.model = dict(
         channels=(256, 256), blocks_per_stage=4, mid_blocks=12, heads=8, head_dim=64
     )
-    # Stacked layers compile in half the time; unstacked a step on two cores takes a fifth
-    # less at this size (tools.bench_train), at small size as long.
+    # Stacked layers compile in half the time; unstacked, a step on two cores takes a
+    # fifth less at this size (tools.bench_train) and as long at small size.
     c.model.stacked = True
     c.model.skip_std = 0.0  # 0 is the paper; see models.velocity.linear_velocity
     c.style = dict(width=256, hidden=512, heads=8, dropout=0.2)

@@ -21,6 +21,7 @@ from toktalk_jax import evaluate, inputs, sample, train
 from toktalk_jax.flame import assets, landmarks, model
 from toktalk_jax.page import read_page
 from toktalk_jax.training import checkpoints
+from tools import read_profile
 
 
 def smoke(dataset):
@@ -81,6 +82,32 @@ def test_an_interrupted_training_resumes_bitwise(
     assert resumed.meta["hash"] == whole.meta["hash"]
     rows = [json.loads(x) for x in (tmp_path / "metrics.jsonl").open()]
     assert [r["step"] for r in rows if "loss" in r] == [2, 4, 6]
+
+
+def test_one_batch_is_learnt_by_heart_and_its_profile_reads(
+    tiny_dataset, tmp_path, monkeypatch
+):
+    config, json_file = smoke(tiny_dataset), tmp_path / "profile.json"
+    config.total_steps, config.log_every, config.save_every = 24, 4, 24
+    config.validation.clips, config.keep.best = 0, 0
+    batches = train.make_batches
+    with monkeypatch.context() as patch:  # there is one batch, and no second
+        first = lambda *a, **k: itertools.islice(batches(*a, **k), 1)  # noqa: E731
+        patch.setattr(train, "make_batches", first)
+        train.train(config, tmp_path / "run", profile="4:8", one_batch=True)
+    rows = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").open()]
+    losses = [r["loss"] for r in rows]
+    assert np.mean(losses[-2:]) < 0.95 * losses[0]
+    with pytest.raises(ValueError, match="one_batch was True"):
+        train.train(config, tmp_path / "run")
+
+    read_profile.main([str(tmp_path / "run"), "--json", str(json_file)])
+    found = json.loads(json_file.read_text())
+    assert found["steps"] == 4
+    assert found["compute"] + found["input"] + found["idle"] == pytest.approx(1)
+    scopes = {row["scope"] for row in found["scopes"]}
+    assert {"loss", "optimiser"} < scopes
+    assert any("VelocityField" in s for s in scopes) and found["operations"]
 
 
 def test_sampling_a_wav_writes_motion_report_and_page(tiny_run, wav, tmp_path):

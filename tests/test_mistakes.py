@@ -36,7 +36,7 @@ SETTINGS = {  # key: (value, what the line says)
     "train.warmup_steps": (-1, "config.train.warmup_steps is -1"),
     "log_every": (0, "config.log_every is 0"),
     "keep.last": (0, "config.keep.last is 0"),
-    "keep.metric": ("lve", "config.keep.metric is 'lve'"),
+    "keep.metric": ("lve", "config.keep.metric is 'lve'; expected one of"),
     "validation.clips": (0, "config.keep.best is 1, which wants"),
     "tokenizer": ("mimi", "tokenizer 'mel_rvq', but 'mimi' is asked for"),
 }

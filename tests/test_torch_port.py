@@ -56,7 +56,7 @@ def test_the_round_trip_is_bitwise_in_both_directions(name):
     )
 
 
-@pytest.mark.parametrize("name", sorted({*NETWORKS} - {"style"}))  # its layers never are
+@pytest.mark.parametrize("name", sorted({*NETWORKS} - {"style"}))  # which stacks none
 def test_layers_that_are_not_stacked_have_the_same_torch_names(name):
     params = random_params(name)
     apart = layers.unstack(params)

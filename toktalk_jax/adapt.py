@@ -8,6 +8,7 @@ The same command again resumes. At the end the workdir holds the bundle and the 
 card: card.md, card.json, and the rows of base and adapter as `evaluate` writes them.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -82,7 +83,6 @@ def _step_of(workdir):
 
 def _train(config, bundle, workdir, asked, traced):
     """Whether it came to its last step."""
-
     data, facts, mean, std = _open(config, bundle)
     state_file = pathlib.Path(config.dataset.split(",")[0]) / "foreign_state.npz"
     kept = state_file if state_file.exists() else None
@@ -127,21 +127,14 @@ def _train(config, bundle, workdir, asked, traced):
         *(config, clips, int(state.step)),
         adapter_context=config.adapter.context_tokens,
     )
-    writer = None
-    if parallel.is_writer():
-        config_dict = config.to_dict()
-        writer = logs.Writer(workdir, int(state.step), config.wandb, config_dict)
-    try:
+    log = logs.opened(workdir, config, int(state.step))
+    with contextlib.closing(checkpointer), log as writer:
         if not config.total_steps:  # the closed-form map, or none at all
             checkpointer.save(state, config.seed)
         state, _ = loop(
             *(config, state, step_fn, batches, key, checkpointer, writer),
             **{"asked": asked, "profiled": traced},
         )
-    finally:
-        checkpointer.close()
-        if writer:
-            writer.close()
     done = int(state.step) == config.total_steps
     if done and parallel.is_writer():
         adapters.export(adapters.of_state(workdir, state), workdir / "bundle")

@@ -7,6 +7,7 @@ Order of initialisation: 1. the newest checkpoint in the workdir, 2. scratch. Th
 command again resumes, bitwise equal to a run that was never interrupted.
 """
 
+import contextlib
 import functools
 import itertools
 import json
@@ -87,26 +88,19 @@ def _train(config, workdir, asked, traced, one_batch):
     batches = make_batches(config, data.clips, 0 if one_batch else start)
     if one_batch:
         batches = itertools.repeat(next(batches))
-    writer = None
-    if parallel.is_writer():
-        writer = logs.Writer(workdir, start, config.wandb, config.to_dict())
-    score = validation.scorer(config, data, loss_sums, workdir, writer)
     width = len(data.stats.token_mean)
     cost = {
         "flops": step_cost.step_flops(config, params, loss_sums, width),
         "peak": step_cost.step_peak(config),
     }
-    try:
+    with contextlib.closing(checkpointer), logs.opened(workdir, config, start) as log:
+        score = validation.scorer(config, data, loss_sums, workdir, log)
         state, metrics = loop(
-            *(config, state, step_fn, batches, key, checkpointer, writer),
+            *(config, state, step_fn, batches, key, checkpointer, log),
             **{"score": score, "asked": asked, "profiled": traced, **cost},
         )
         if int(state.step) == config.total_steps:
             _export(workdir, checkpointer, state)
-    finally:
-        checkpointer.close()
-        if writer:
-            writer.close()
     return metrics
 
 

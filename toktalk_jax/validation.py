@@ -30,9 +30,19 @@ def scorer(config, data, loss_sums, workdir, writer):
       config: of `train`; data: its `pipeline.Dataset`, metadata with the training
         speakers; loss_sums: of the method.
       writer: `logs.Writer`, or None on a process that only waits for the numbers.
+
+    Raises:
+      ValueError: config.keep.metric is none of the scores.
     """
     if not config.validation.clips or not data.metadata["clips"].get("validation"):
         return None
+    known = ["validation_loss"]
+    if _has_head(config, data):
+        known += ["validation_lve_mm", "validation_mve_mm"]
+    if config.keep.metric and config.keep.metric not in known:
+        raise ValueError(
+            f"config.keep.metric is {config.keep.metric!r}; expected one of {known}"
+        )
     if writer is None:
         name = config.keep.metric
         return lambda state, step: _told({name: 0.0} if name else {}, config)
@@ -61,16 +71,8 @@ def scorer(config, data, loss_sums, workdir, writer):
 
 
 def _told(scores, config):
-    """The scores, of which every process knows the one that checkpoints are kept by.
-
-    Raises:
-      ValueError: config.keep.metric is none of them.
-    """
+    """The scores, of which every process knows the one that checkpoints are kept by."""
     name = config.keep.metric
-    if name and name not in scores:
-        raise ValueError(
-            f"config.keep.metric is {name!r}; expected one of {sorted(scores)}"
-        )
     return {**scores, name: parallel.agree(scores[name])} if name else scores
 
 
@@ -140,9 +142,13 @@ def _streamed(config, data, clips):
     return stream
 
 
+def _has_head(config, data):
+    return bool(config.head) or data.metadata["face_model"] == "stand_in"
+
+
 def _head(config, data):
     """The head of the data, or None where its file was not given."""
-    if not config.head and data.metadata["face_model"] != "stand_in":
+    if not _has_head(config, data):
         return None
     return assets.head_of(data.metadata, config.head)
 

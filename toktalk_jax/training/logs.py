@@ -1,5 +1,6 @@
 """Metrics to JSONL, TensorBoard and Weights & Biases; one writer per run."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -7,6 +8,8 @@ import secrets
 import time
 
 import numpy as np
+
+from toktalk_jax.training import parallel
 
 
 class Writer:
@@ -72,6 +75,18 @@ class Writer:
         self._board.close()
         if self._wandb:
             self._wandb.finish()
+
+
+@contextlib.contextmanager
+def opened(workdir, config, step):
+    """The `Writer` of a run's config, closed at the end; None where another writes."""
+    if not parallel.is_writer():
+        yield None
+        return
+    with contextlib.closing(
+        Writer(workdir, step, config.wandb, config.to_dict())
+    ) as writer:
+        yield writer
 
 
 def _start_wandb(workdir, project, config):
