@@ -206,7 +206,10 @@ def test_every_sweep_point_names_real_keys_and_can_run(name, overrides):
     chunk = mo.chunk_frames(sample.pop("chunk_seconds"))
     network, _ = models.build(config.model.to_dict(), config.style.to_dict())
     zeros = mo.Stats(*(np.zeros(n, "f4") for n in (56, 56, 4, 4)))
-    sampler = Sampler(network, {}, zeros, chunk_frames=chunk, **sample)
+    # Of the weights a sampler reads only the sizes of the first layer.
+    conv = {"kernel": np.zeros((3, 64, 8), "f4"), "bias": np.zeros(8, "f4")}
+    weights = {"down_0": {"residual": {"block1": {"conv": conv}}}}
+    sampler = Sampler(network, weights, zeros, chunk_frames=chunk, **sample)
     assert len(sampler.times) == sample["num_steps"] + 1
 
 
