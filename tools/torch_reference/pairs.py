@@ -34,6 +34,7 @@ def size_of(name):
         return Size(velocity, style, adapter, 12)
     config = {"paper": base, "small": small}[name].get_config()
     model = config.model.to_dict()
+    del model["stacked"]  # as ours computes it, not what
     narrow = dict(width=64, feed_forward=128) if name == "small" else {}
     adapter = dict(out_dim=512, **narrow)
     return Size(
