@@ -5,9 +5,9 @@ r"""Time the training step: against the PyTorch twin, its input, and over device
 Two tables. First the real mapped step on the real pipeline, on 1, 2, ... simulated CPU
 devices, each count in a process of its own, with the same batch per device: the ideal
 is one machine's examples per second, whatever the number of devices; what is lost is
-pmap's and the all-reduce's. Each step is blocked on before the next batch is asked for,
-so that waiting for input shows in full. Then the step of the twin's comparison, both
-sides in alternation on the same batch, with the share of the device's peak that its
+pmap's and the all-reduce's. As in training, a batch is drawn while a step runs; what is
+not there when the step ends is waiting for input. Then the step of the twin's
+comparison, all sides in alternation on the same batch, with the share of peak that its
 matrix products reach (`flops`): on a known GPU the published peak, where both sides
 multiply in TF32; elsewhere the best matrix product of either side in the same run.
 Beside other work PyTorch's threads wait for each other: the load is kept with the
@@ -150,7 +150,7 @@ def real_step(config, width):
 def train_alone(size_name, batch, rounds):
     """One row of the table over devices, on all devices of this process."""
     from toktalk_jax.data import pipeline
-    from toktalk_jax.training import parallel
+    from toktalk_jax.training.loop import next_batch
 
     devices, width = jax.local_device_count(), 12 if size_name == "tiny" else 512
     config = config_of(size_name, batch * devices)
@@ -168,13 +168,13 @@ def train_alone(size_name, batch, rounds):
     batches_per_s = 4 * rounds / (time.perf_counter() - begin)
     state, step, key = real_step(config, width)
     waited, spent = [], []
+    _, placed, _ = next_batch(drawn)
     for _ in range(WARM_UP + rounds):
         begin = time.perf_counter()
-        placed = parallel.split(next(drawn))
-        ready = time.perf_counter()
         state, metrics = step(state, placed, key)
+        _, placed, seconds = next_batch(drawn, metrics["loss"])
         jax.block_until_ready((state, metrics))
-        waited.append(ready - begin)
+        waited.append(seconds)
         spent.append(time.perf_counter() - begin)
     waited, spent = (np.array(t[WARM_UP:]) * 1e3 for t in (waited, spent))
     p50, p95 = np.percentile(spent, [50, 95])

@@ -49,9 +49,9 @@ def loop(
     with _progress(start, config.total_steps) as progress, _Trace(profiled) as trace:
         for step in range(start + 1, config.total_steps + 1):
             trace.before(step - start, state)
-            batch = clock.wait(batches)
+            batch, placed = clock.wait(batches, seen and seen[2]["loss"])
             with jax.profiler.StepTraceAnnotation(profile.STEP, step_num=step):
-                state, metrics = step_fn(state, parallel.split(batch), key)
+                state, metrics = step_fn(state, placed, key)
             trace.after(step - start, state)
             _check_skips(seen, config, checkpointer)  # while this step runs
             seen = step, batch, metrics
@@ -74,6 +74,24 @@ def loop(
     return state, metrics
 
 
+def next_batch(batches, running=None):
+    """The next batch, drawn while a step runs.
+
+    Args:
+      running: a result of that step; None: nothing runs.
+
+    Returns:
+      (batch, the same on the devices, seconds that these waited for it): nothing if the
+      step was still running when it had come, else all of the time, at most too much.
+    """
+    before = time.perf_counter()
+    with jax.profiler.TraceAnnotation(profile.INPUT):
+        batch = next(batches)
+        placed = parallel.split(batch)
+    hidden = running is not None and not running.is_ready()
+    return batch, placed, 0.0 if hidden else time.perf_counter() - before
+
+
 class Clock:
     """Where the time of the steps between two log lines went.
 
@@ -89,14 +107,12 @@ class Clock:
         self._step, self._since = step, time.perf_counter()
         self._waited, self._frames = 0.0, 0
 
-    def wait(self, batches):
-        """The next batch; how long it took to come is remembered."""
-        before = time.perf_counter()
-        with jax.profiler.TraceAnnotation(profile.INPUT):
-            batch = next(batches)
-        self._waited += time.perf_counter() - before
+    def wait(self, batches, running=None):
+        """(batch, the same on the devices); how long these waited is remembered."""
+        batch, placed, seconds = next_batch(batches, running)
+        self._waited += seconds
         self._frames += int(np.sum(batch["mask"])) * jax.process_count()
-        return batch
+        return batch, placed
 
     @contextlib.contextmanager
     def stopped(self):
@@ -108,8 +124,8 @@ class Clock:
     def read(self, step):
         """Numbers of the steps since the last reading, which ends here.
 
-        `step_ms`; `input_share`, waiting for batches; `frames_per_s`, valid motion
-        frames; `mfu`, the share of the peak that the matmuls of the step attain.
+        `step_ms`; `input_share`, see `next_batch`; `frames_per_s`, valid motion frames;
+        `mfu`, the share of the peak that the matmuls of the step attain.
         """
         spent, steps = time.perf_counter() - self._since, step - self._step
         found = {
