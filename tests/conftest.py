@@ -1,10 +1,14 @@
 """Strict JAX settings, two CPU devices, shared tiny models, markers."""
 
+import gc
 import os
 import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Tests compile far longer than they compute: unoptimised code halves their time. In the
+# environment, so that the commands that tests run have it too.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 import jax
 import pytest
@@ -14,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def pytest_addoption(parser):
@@ -32,6 +36,20 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "long" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="slow: run with --long"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def let_programs_go():
+    """After a module, drop compiled programs once they are many.
+
+    XLA on a CPU gives every kernel three memory maps; Linux allows a process 65,530, a
+    long run of tests reaches them, and the worker that does dies.
+    """
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 20_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
@@ -97,9 +115,12 @@ def live_engine(tiny_run):
     return engine
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def live(live_engine):
-    """A live server with its usual limits, four sessions at once."""
+    """A live server with its usual limits, four sessions at once.
+
+    Of a module, not of the run: its start compiles again what `let_programs_go` dropped.
+    """
     from tests.live_servers import serving
 
     with serving(live_engine) as server:
