@@ -40,10 +40,11 @@ class Client:
             url, subprotocols=offered, suppress_origin=True, timeout=30
         )
         pcm = {"kind": "pcm", "rate_hz": mo.SAMPLE_RATE, "dtype": "f32"}
-        self.texts, self.frames, self.came = [], [], []
+        self.texts, self.frames, self.came, self.sounds = [], [], [], []
         self.changed, self.over = threading.Condition(), False
         hello = {"version": 1, "input": pcm} | hello
-        self.unit_s = 1 / hello["input"]["rate_hz"]
+        self.unit_s = 1 / hello["input"].get("rate_hz", 1)
+        self._outputs = hello.get("outputs", ["motion"])
         self.send("hello", **hello)
         threading.Thread(target=self._gather, daemon=True).start()
         first = self.wait(lambda c: c.texts and c.texts[0])
@@ -56,8 +57,10 @@ class Client:
             while True:
                 kind, data = self.socket.recv_data()
                 with self.changed:
-                    if kind == websocket.ABNF.OPCODE_BINARY:
-                        self.frames.append(binary.decode_frames(data))
+                    if kind == websocket.ABNF.OPCODE_BINARY and data[0] == 3:
+                        self.sounds.append(binary.decode_sound(data))
+                    elif kind == websocket.ABNF.OPCODE_BINARY:
+                        self.frames.append(binary.decode_frames(data, self._outputs))
                         self.came.append(time.perf_counter())
                     elif kind == websocket.ABNF.OPCODE_TEXT:
                         self.texts.append(json.loads(data))
