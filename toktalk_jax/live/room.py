@@ -48,7 +48,7 @@ class Room:
         self.scheduler = Scheduler(engine, self.metrics)
         self._threads = {
             name: concurrent.futures.ThreadPoolExecutor(1, name)
-            for name in ("beside", "words", "sound")
+            for name in ("beside", "words", "sound", "export")
         }
 
     async def prepare(self):
@@ -78,6 +78,10 @@ class Room:
     async def sound(self, function, *arguments):
         """Decode the sound of a sentence."""
         return await self._run("sound", function, *arguments)
+
+    async def export(self, function, *arguments):
+        """Make a file: seconds, perhaps a minute."""
+        return await self._run("export", function, *arguments)
 
     async def _run(self, name, function, *arguments):
         loop = asyncio.get_running_loop()
