@@ -186,25 +186,20 @@ def _places(head, expression, matrices, joints):
 
 def extent(animated):
     """[T, 2, 3] lowest and highest corner of the head in each frame."""
-    deltas = animated.deltas.reshape(len(animated.deltas), -1).astype(np.float32)
-    shares = [
-        (animated.shares * (animated.influences == joint)).sum(1, keepdims=True)
-        for joint in range(len(JOINTS))
-    ]
-    moves = [(np.flatnonzero(share), share[share[:, 0] > 0]) for share in shares]
-    out = np.empty((len(animated.weights), 2, 3))
-    for frame, weights in enumerate(animated.weights):
-        points = animated.points + (weights @ deltas).reshape(-1, 3)
-        moved, world = np.zeros_like(points), []
+    out = []
+    for weights, turns, places in zip(
+        animated.weights, animated.turns, animated.places, strict=True
+    ):
+        points = animated.points + np.tensordot(weights, animated.deltas, 1)
+        moved = np.zeros_like(points)
+        world = []
         for joint, parent in enumerate(model.PARENTS):
             matrix = np.eye(4)
-            turn = Rotation.from_quat(animated.turns[frame, joint])
-            matrix[:3, :3] = turn.as_matrix()
-            matrix[:3, 3] = animated.places[frame, joint]
+            matrix[:3, :3] = Rotation.from_quat(turns[joint]).as_matrix()
+            matrix[:3, 3] = places[joint]
             world.append(matrix if parent < 0 else world[parent] @ matrix)
-            turn, place = np.split(world[joint][:3].astype(np.float32), [3], 1)
-            which, share = moves[joint]
-            place = place[:, 0] - turn @ animated.joints[joint].astype(np.float32)
-            moved[which] += share * (points[which] @ turn.T + place)
-        out[frame] = moved.min(0), moved.max(0)
-    return out
+            share = (animated.shares * (animated.influences == joint)).sum(1)
+            turned = (points - animated.joints[joint]) @ world[joint][:3, :3].T
+            moved += share[:, None] * (turned + world[joint][:3, 3])
+        out.append([moved.min(0), moved.max(0)])
+    return np.array(out)
