@@ -115,11 +115,55 @@ def live_engine(tiny_run):
     return engine
 
 
+@pytest.fixture(scope="session")
+def speaking_engine(tiny_run, tmp_path_factory):
+    """The engine of a live server that says text, of one size, compiled.
+
+    Before `tiny_run` stands a random linear map from the synthesizer's states.
+    """
+    pytest.importorskip("hibari")
+    from toktalk_jax.live.engine import Engine
+
+    adapter = _random_adapter(tiny_run, tmp_path_factory.mktemp("adapter") / "hibari")
+    sizes = {"chunks": [0.4], "steps": [2], "max_sessions": 1}
+    engine = Engine(str(tiny_run), str(adapter), **sizes)
+    for _ in engine.prepare():
+        pass
+    return engine
+
+
+def _random_adapter(base, path):
+    import numpy as np
+
+    from toktalk_jax import models
+    from toktalk_jax.tokenizers.hibari import DIM, Hibari
+    from toktalk_jax.training import adapters, checkpoints
+
+    bundle, config = checkpoints.load(base), {"kind": "linear", "context_tokens": 10}
+    width = len(bundle.stats.token_mean)
+    network = models.build_adapter(config, width)
+    tokens = np.zeros((1, 5, DIM), np.float32)
+    params = network.init(jax.random.key(0), tokens)["params"]
+    facts = {"tokenizer": "hibari", "tokenizer_hash": Hibari().hash, "dim": DIM}
+    facts = {
+        "base_hash": bundle.meta["hash"],
+        "foreign": facts | {"rate_hz": 80.0, "lookahead_s": 0.0},
+        "base_dim": width,
+        "chunk_tokens": 5,
+    }
+    mean, std = np.zeros(DIM, np.float32), np.ones(DIM, np.float32)
+    bundle = adapters.AdapterBundle(
+        {"adapter": config}, {"adapter": params}, mean, std, facts, None, {"step": 0}
+    )
+    adapters.export(bundle, path)
+    return path
+
+
 @pytest.fixture(scope="module")
 def live(live_engine):
     """A live server with its usual limits, four sessions at once.
 
-    Of a module, not of the run: its start compiles again what `let_programs_go` dropped.
+    Of a module: its start compiles again what `let_programs_go` dropped.
     """
     from tests.live_servers import serving
 

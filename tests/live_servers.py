@@ -107,15 +107,18 @@ def speech(seconds, seed=0):
     return wave.astype("f4")
 
 
-def solo(engine, audio, *, seed=0, tokens=None, whole=False, **changes):
+def solo(
+    engine, audio, *, seed=0, tokens=None, source="mel_rvq", whole=False, **changes
+):
     """[T, 56] that a sampler gives of sound, or tokens, and settings.
 
     Args:
+      source: whose tokens they are.
       whole: by `Sampler.sample_clip`; else by push and flush, its equal bitwise, which
         needs no compile per length.
     """
     settings = dataclasses.replace(engine.offer.settings, **changes)
-    key = Key("mel_rvq", settings.chunk_frames, settings.steps)
+    key = Key(source, settings.chunk_frames, settings.steps)
     if tokens is None:
         tokens = engine.sources["mel_rvq"].tokenizer.embed(audio)
     sampler, style = engine.samplers[key], engine.style(settings)

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -233,7 +234,8 @@ def test_x3_no_secret_and_no_voice_in_the_logs(live_engine, caplog):
         until(lambda: one.over)
     text = caplog.text
     assert "a fault that is logged" in text and TOKEN not in text
-    assert "b'" not in text and "array(" not in text
+    # Not the end of a hash in JAX's own lines, which may be a b.
+    assert not re.search(r"\bb'", text) and "array(" not in text
 
 
 def start(run, *arguments):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from starlette.datastructures import Headers
 
-from toktalk_jax.live import binary, clip, door, ease, protocol, session
+from toktalk_jax.live import binary, clip, door, ease, hello, protocol, session
 from toktalk_jax.live.outbox import Outbox
 from toktalk_jax.live.protocol import InputFormat, ProtocolError
 
@@ -36,8 +36,9 @@ def opened():
 
 
 def test_hello_and_frames_round_trip():
-    form, seed, key = protocol.hello(HELLO | {"seed": 9}, OFFER)
+    form, seed, key, outputs = hello.read(HELLO | {"seed": 9}, OFFER)
     assert (form, seed, key) == (dataclasses.replace(PCM, dtype="i16"), 9, "")
+    assert outputs == ("motion",)
     rng = np.random.default_rng(0)
     motion = rng.normal(size=(7, 56)).astype("f4")
     frames = binary.Frames(motion, 5, 1, 2, 3, 4, 6, 1.5, 2.5, 3.5, 4.5)
@@ -72,6 +73,11 @@ def test_hello_and_frames_round_trip():
         {"seed": True},
         {"outputs": ["video"]},
         {"outputs": "motion"},
+        {"outputs": []},
+        {"outputs": [["motion"]]},
+        {"outputs": ["motion", "motion"]},
+        {"outputs": ["motion", "arkit"]},
+        {"input": {"kind": "text"}},
         {"style": "../../etc/passwd"},
         {"style": "x" * 10_000},
         {"style": {"npz": "!!!"}},
@@ -95,7 +101,7 @@ def test_hello_and_frames_round_trip():
 def test_b2_b5_a_bad_hello_is_refused_by_code(change):
     message = HELLO | change
     with pytest.raises(ProtocolError) as error:
-        protocol.hello(message, OFFER)
+        hello.read(message, OFFER)
         protocol.settings(message, DEFAULTS, OFFER)
     assert error.value.code in ("version", "bad_hello", "bad_settings")
     assert len(json.dumps(error.value.wire())) < 500
@@ -121,11 +127,11 @@ def test_b2_tokens_must_stack_to_the_models_width(dim, rate, dtype, fits):
     raw = {"kind": "tokens", "tokenizer": "mel_rvq", "dim": dim}
     message = HELLO | {"input": raw | {"rate_hz": rate, "dtype": dtype}}
     if fits:
-        form, _, _ = protocol.hello(message, OFFER)
+        form, *_ = hello.read(message, OFFER)
         assert form.width * form.stack == 512
         return
     with pytest.raises(ProtocolError, match="512 wide at 12.5 Hz"):
-        protocol.hello(message, OFFER)
+        hello.read(message, OFFER)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +161,7 @@ def test_b1_nothing_but_typed_errors_comes_of_noise():
         data = bytes(data[: rng.integers(1, len(data) + 1)])
         try:
             message = protocol.parse(data.decode("utf8", "replace"))
-            protocol.hello(message, OFFER)
+            hello.read(message, OFFER)
             protocol.settings(message, DEFAULTS, OFFER)
             outcomes.add("read")
         except ProtocolError as error:

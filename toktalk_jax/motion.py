@@ -162,6 +162,8 @@ def to_token_rate(tokens, rate_hz):
         count = len(tokens) // whole
         return tokens[: count * whole].reshape(count, whole * tokens.shape[1])
     count = int(len(tokens) / ratio + 1e-6)
+    if not count:
+        return tokens[:0]
     edges = np.arange(count + 1) * ratio
     integral = np.concatenate([np.zeros_like(tokens[:1]), np.cumsum(tokens, 0)])
     below = np.minimum(edges.astype(int), len(tokens) - 1)

@@ -1,14 +1,18 @@
 r"""Serve a trained model live: many voices or token streams in, as many faces out.
 
     python -m toktalk_jax.serve --checkpoint small --port 8000
-    python -m toktalk_jax.serve --adapter hibari_to_small     # text's states as well
+    python -m toktalk_jax.serve --adapter hibari_to_small     # says text as well
     TOKTALK_TOKEN=... python -m toktalk_jax.serve --host 0.0.0.0 \
         --origin https://faces.example
 
 Needs the extra [serve]. The wire is described in `toktalk_jax/live/protocol.py`; a
 client is `tools/live_client.py`. /healthz tells that the process lives, /readyz that
 every shape is compiled and the golden chunk was reproduced, /metrics speaks Prometheus.
+POST /export/KIND makes csv, glb, npz or usd of motion (`toktalk_jax/live/exports.py`).
 SIGTERM lets utterances end and exits 0.
+
+Text is said where the adapter's tokenizer is hibari and hibari-tts is installed (extra
+[demo]); ARKit weights and files are those of the stand-in head.
 
 On loopback no token is needed. Elsewhere it is, and TLS belongs in front: a reverse
 proxy that ends it and passes WebSockets on, its https origin named by --origin.
@@ -33,7 +37,7 @@ def parser():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--checkpoint", default="small", help="run, bundle or shipped name")
-    p.add_argument("--adapter", default="", help="a second way in: its tokens")
+    p.add_argument("--adapter", default="", help="a second way in; of hibari: text")
     p.add_argument("--tokenizer", default="", help="its weights, where it needs some")
     p.add_argument(
         "--chunk_s", default="0.4,0.24", help="C offered; the first: default"

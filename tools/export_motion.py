@@ -30,12 +30,12 @@ from toktalk_jax import motion as mo
 from toktalk_jax import takes
 from toktalk_jax.data import audio as sound
 from toktalk_jax.data.corpora import coefficients
-from toktalk_jax.export import gltf, live_link, skin, usd
+from toktalk_jax.export import live_link, write
+from toktalk_jax.export.write import WITH_WEIGHTS
 from toktalk_jax.flame import arkit, arkit_shapes, assets, landmarks
 
-SUFFIXES = (".csv", ".glb", ".usd", ".usda", ".usdc", ".mp4", ".npz")
+SUFFIXES = (*write.SUFFIXES, ".mp4")
 WITH_SOUND = (".mp4", ".npz")
-WITH_WEIGHTS = (".csv", ".npz")
 
 
 def export(
@@ -76,7 +76,12 @@ def export(
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.stem}.{os.getpid()}{suffix}")
     try:
-        write(partial, take, model, rig, size, log)
+        if suffix == ".mp4":
+            film(partial, take, model, size)
+        else:
+            wanted = suffix in WITH_WEIGHTS
+            weights = weights_of(take, rig, log) if wanted else None
+            write.write(partial, take, model, weights)
         os.replace(partial, out)
     finally:
         partial.unlink(missing_ok=True)
@@ -105,50 +110,14 @@ def read_capture(path, rig, head):
     return takes.Take(motion, mo.FPS, "neck", head.name, None, None, mo.SAMPLE_RATE, {})
 
 
-def write(path, take, head, rig, size, log):
-    """Write a take to a path, in the format of its suffix."""
-    suffix = path.suffix
-    if suffix == ".mp4":
-        film(path, take, head, size)
-    elif suffix in WITH_WEIGHTS:
-        arkit.to_arkit(rig, take.motion)  # compiles before the clock
-        begin = time.perf_counter()
-        weights = arkit.to_arkit(rig, take.motion)
-        each = (time.perf_counter() - begin) * 1e3 / len(weights)
-        log(f"ARKit weights: {each:.3f} ms a frame")
-        if suffix == ".csv":
-            neck = take.motion[:, mo.NECK]
-            path.write_text(live_link.encode(weights, neck, take.fps))
-        else:
-            np.savez_compressed(path, **arrays_of(take, head, weights))
-    else:
-        moved = skin.animate(head, take.motion, take.fps, take.head_joint)
-        if suffix == ".glb":
-            path.write_bytes(gltf.encode(moved))
-        else:
-            usd.write(path, moved)
-
-
-def arrays_of(take, head, weights):
-    """The arrays of a motion file, as `toktalk_jax.sample` documents them, and more."""
-    arrays = {
-        "motion": take.motion,
-        "fps": take.fps,
-        "head_joint": take.head_joint,
-        "face_model": take.face_model or head.name,
-        "arkit": weights,
-        "arkit_names": np.array(mo.ARKIT_52),
-        **take.facts,
-    }
-    if take.chunk_frames is not None:
-        arrays["chunk_frames"] = take.chunk_frames
-    if take.audio is not None:
-        samples = np.clip(np.round(take.audio * 32767), -32768, 32767)
-        arrays |= {
-            "audio": samples.astype(np.int16),
-            "sample_rate": take.sample_rate,
-        }
-    return arrays
+def weights_of(take, rig, log):
+    """[T, 52] of ARKit, timed."""
+    arkit.to_arkit(rig, take.motion)  # compiles before the clock
+    begin = time.perf_counter()
+    weights = arkit.to_arkit(rig, take.motion)
+    each = (time.perf_counter() - begin) * 1e3 / len(weights)
+    log(f"ARKit weights: {each:.3f} ms a frame")
+    return weights
 
 
 def film(path, take, head, size):

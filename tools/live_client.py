@@ -1,15 +1,18 @@
-r"""Stream a wav to a live server and save the motion that comes back.
+r"""Stream a wav, or say a text, to a live server and save what comes back.
 
-    python -m toktalk_jax.serve &
+    python -m toktalk_jax.serve --adapter hibari_to_small &
     python -m tools.live_client speech.wav --out motion.npz --style warm
+    python -m tools.live_client --say "Hello there." --out motion.npz   # and motion.wav
 
 Sound goes out in pieces of 80 ms: as a microphone would send it or, with --fast, as
 quickly as the server's limit on queued input allows. Of the frames, those of speech are
-kept. The wire is described in `toktalk_jax/live/protocol.py`.
+kept; with --arkit also the 52 weights of each, as `arkit`. The wire is described in
+`toktalk_jax/live/protocol.py`.
 """
 
 import argparse
 import base64
+import contextlib
 import json
 import os
 import pathlib
@@ -17,11 +20,12 @@ import threading
 import time
 
 import numpy as np
+import soundfile
 import websocket
 
 from toktalk_jax import motion as mo
 from toktalk_jax.data.audio import read_audio
-from toktalk_jax.live import binary
+from toktalk_jax.live import binary, protocol
 
 PIECE = mo.SAMPLES_PER_TOKEN
 
@@ -40,10 +44,11 @@ class Client:
             url, subprotocols=offered, suppress_origin=True, timeout=30
         )
         pcm = {"kind": "pcm", "rate_hz": mo.SAMPLE_RATE, "dtype": "f32"}
-        self.texts, self.frames, self.came = [], [], []
+        self.texts, self.frames, self.came, self.sounds = [], [], [], []
         self.changed, self.over = threading.Condition(), False
         hello = {"version": 1, "input": pcm} | hello
-        self.unit_s = 1 / hello["input"]["rate_hz"]
+        self.unit_s = 1 / hello["input"].get("rate_hz", 1)
+        self._outputs = hello.get("outputs", ["motion"])
         self.send("hello", **hello)
         threading.Thread(target=self._gather, daemon=True).start()
         first = self.wait(lambda c: c.texts and c.texts[0])
@@ -56,8 +61,10 @@ class Client:
             while True:
                 kind, data = self.socket.recv_data()
                 with self.changed:
-                    if kind == websocket.ABNF.OPCODE_BINARY:
-                        self.frames.append(binary.decode_frames(data))
+                    if kind == websocket.ABNF.OPCODE_BINARY and data[0] == 3:
+                        self.sounds.append(binary.decode_sound(data))
+                    elif kind == websocket.ABNF.OPCODE_BINARY:
+                        self.frames.append(binary.decode_frames(data, self._outputs))
                         self.came.append(time.perf_counter())
                     elif kind == websocket.ABNF.OPCODE_TEXT:
                         self.texts.append(json.loads(data))
@@ -120,19 +127,53 @@ def spoken(client, utterance=0):
     ]
 
 
-def motion_of(client, utterance=0):
-    """[T, 56] of the speech of an utterance, in order."""
+def motion_of(client, utterance=0, name="motion"):
+    """[T, 56] of the speech of an utterance, in order; name "arkit": [T, 52]."""
     speech = [f for f in client.frames if f.utterance == utterance]
-    speech = [f.motion for f in speech if not f.flags & binary.REST]
-    return np.concatenate([np.zeros((0, mo.F), np.float32), *speech])
+    speech = [getattr(f, name) for f in speech if not f.flags & binary.REST]
+    width = protocol.OUTPUTS[name]
+    return np.concatenate([np.zeros((0, width), np.float32), *speech])
 
 
-def main(arguments=None):
-    """Command line."""
+def sound_of(client, utterance=0):
+    """(samples [L] i16, Hz) of a said utterance."""
+    sounds = [s for s in client.sounds if s.utterance == utterance]
+    samples = [np.zeros(0, np.int16), *(s.samples for s in sounds)]
+    return np.concatenate(samples), sounds[0].rate_hz if sounds else mo.SAMPLE_RATE
+
+
+def streamed(client, audio, fast):
+    """Stream sound at 16 kHz; as `sound_of`."""
+    client.say(audio, pace=0.0 if fast else PIECE / mo.SAMPLE_RATE)
+    client.send("end")
+    client.told("ended")
+    sound = np.clip(np.round(audio * 32767), -32768, 32767).astype(np.int16)
+    return sound, mo.SAMPLE_RATE
+
+
+def said(client, text, out):
+    """Say a text and write its sound beside `out`; the sound, as `sound_of`."""
+    client.send("say", text=text)
+    client.send("end")
+    # It comes after an error, too.
+    client.told("ended", timeout=client.ready["limits"]["max_s"])
+    sound, rate = sound_of(client)
+    if not len(sound):
+        raise ValueError(f"nothing was said: {client.texts[-2:]}")
+    soundfile.write(pathlib.Path(out).with_suffix(".wav"), sound, rate)
+    names = ("ttftb_ms", "audio_ms", "animation_ms", "first_frame_ms")
+    told = client.told("said")
+    print(", ".join(f"{name[:-3]} {told[name]:.0f} ms" for name in names))
+    return sound, rate
+
+
+def parser():
+    """Of the command line."""
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("wav", help="sound to stream (any rate; mono or stereo)")
+    p.add_argument("wav", nargs="?", help="sound to stream (any rate; mono or stereo)")
+    p.add_argument("--say", default="", metavar="TEXT", help="text in its place")
     p.add_argument("--url", default="ws://127.0.0.1:8000/live")
     p.add_argument("--token", default=os.environ.get("TOKTALK_TOKEN", ""))
     p.add_argument("--out", default="motion.npz", help="file to write")
@@ -142,36 +183,51 @@ def main(arguments=None):
     p.add_argument("--guidance", type=float)
     p.add_argument("--seed", type=int, default=0, help="of the noise")
     p.add_argument("--fast", action="store_true", help="not at the pace of speech")
-    args = p.parse_args(arguments)
+    p.add_argument("--arkit", action="store_true", help="also ARKit-52 weights")
+    return p
+
+
+def hello_of(args):
+    """Fields of the hello that the arguments ask for."""
     names = ("style", "steps", "chunk_s", "guidance", "seed")
     hello = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
     if (args.style or "").endswith(".npz"):
         data = pathlib.Path(args.style).read_bytes()
         hello["style"] = {"npz": base64.b64encode(data).decode()}
+    if args.say:
+        hello["input"] = {"kind": "text"}
+    return hello | ({"outputs": ["motion", "arkit"]} if args.arkit else {})
+
+
+def main(arguments=None):
+    """Command line."""
+    args = parser().parse_args(arguments)
+    if bool(args.wav) == bool(args.say):
+        raise SystemExit("live_client: give a wav or --say TEXT")
     try:
-        audio = read_audio(args.wav)
-        client = Client(args.url, args.token, **hello)
-        client.say(audio, pace=0.0 if args.fast else PIECE / mo.SAMPLE_RATE)
-        client.send("end")
-        client.told("ended")
+        audio = read_audio(args.wav) if args.wav else None
+        opened = Client(args.url, args.token, **hello_of(args))
+        with contextlib.closing(opened) as client:
+            if args.say:
+                sound, rate = said(client, args.say, args.out)
+            else:
+                sound, rate = streamed(client, audio, args.fast)
     except (OSError, ValueError, websocket.WebSocketException) as error:
         raise SystemExit(f"live_client: {error}") from None
-    client.close()
     motion = motion_of(client)
     model = client.ready["model"]
     facts = {"fps": mo.FPS, "seed": args.seed, "checkpoint": model["hash"]}
     facts |= {k: model[k] for k in ("head_joint", "face_model")}
     facts["style"] = client.ready["settings"]["style"]
     facts["chunk_frames"] = round(client.ready["settings"]["chunk_s"] * mo.FPS)
-    sound = np.clip(np.round(audio * 32767), -32768, 32767).astype(np.int16)
-    np.savez_compressed(
-        args.out, motion=motion, audio=sound, sample_rate=mo.SAMPLE_RATE, **facts
-    )
+    if args.arkit:
+        facts |= {"arkit": motion_of(client, name="arkit"), "arkit_names": mo.ARKIT_52}
+    np.savez_compressed(args.out, motion=motion, audio=sound, sample_rate=rate, **facts)
     late = sum(bool(f.flags & binary.LATE) for f in client.frames)
     waits = [f.sent - f.buffered for f in client.frames if not f.flags & binary.REST]
     print(
-        f"{args.out}: {len(motion) / mo.FPS:.2f} s of motion; from a chunk's last "
-        f"sample to its frames {np.median(waits):.0f} ms (median); {late} chunks late"
+        f"{args.out}: {len(motion) / mo.FPS:.2f} s of motion; from a chunk's input "
+        f"to its frames {np.median(waits):.0f} ms (median); {late} chunks late"
     )
 
 

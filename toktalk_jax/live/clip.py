@@ -10,6 +10,7 @@ from toktalk_jax import motion as mo
 from toktalk_jax.inputs import MIN_STYLE_FRAMES
 
 MAX_FRAMES = 250  # 10 s; the encoder is compiled once, for this length
+MOST = 2 * math.pi * 10  # of a coefficient; no face takes more
 _MAX_HEADER = 4096
 
 
@@ -52,6 +53,6 @@ def _motion(archive):
     if len(raw) < size:
         raise ValueError(f"motion ends after {len(raw)} bytes of {size}")
     motion = np.frombuffer(raw, dtype).astype(np.float32).reshape(frames, mo.F)
-    if not np.isfinite(motion).all() or np.abs(motion).max() > 2 * math.pi * 10:
+    if not np.isfinite(motion).all() or np.abs(motion).max() > MOST:
         raise ValueError("motion holds NaN, Inf or values that no face takes")
     return motion

@@ -15,7 +15,7 @@ import time
 from starlette.websockets import WebSocketDisconnect
 
 from toktalk_jax import motion as mo
-from toktalk_jax.live import binary, protocol, session
+from toktalk_jax.live import binary, hello, protocol, session
 from toktalk_jax.live.outbox import Outbox
 from toktalk_jax.live.protocol import ProtocolError
 from toktalk_jax.live.speaker import Item, Speaker, State
@@ -46,6 +46,7 @@ class Connection:
         self.socket, self.room = socket, room
         self.limits = room.options.limits
         self.state = self.speaker = None
+        self.outputs = ()
         self.outbox = Outbox(self.limits.output_s)
         self.counts = collections.Counter()
         self._opened = self._heard_at = time.monotonic()
@@ -94,7 +95,7 @@ class Connection:
         if kind != "text":
             raise ProtocolError("no_hello", "the first message must be hello")
         message, offer = protocol.parse(data), self.room.engine.offer
-        form, seed, key = protocol.hello(message, offer)
+        form, seed, key, self.outputs = hello.read(message, offer)
         state = self.room.kept.get(key) if key else None
         if key and (state is None or state.session.form != form):
             raise ProtocolError("bad_hello", "resume: no session of that key and input")
@@ -112,7 +113,7 @@ class Connection:
                 state.session, number=number, settings=settings
             )
         self.state = state
-        self.speaker = Speaker(state, self.room, self.outbox, self.now)
+        self.speaker = Speaker(state, self.room, self.outbox, self.now, self._refused)
         self.outbox.tell([("ready", self._ready())])
 
     def _ready(self):
@@ -128,6 +129,7 @@ class Connection:
             "model": model,
             **engine.offer.wire(),
             "limits": dataclasses.asdict(self.limits),
+            "columns": protocol.columns(self.outputs),
             "settings": listening.settings.wire(),
         }
 
@@ -198,7 +200,9 @@ class Connection:
 
     def _control(self, message):
         kind = message["type"]
-        if kind == "set":
+        if kind == "say":
+            self._say(protocol.said(message, self.state.session.form))
+        elif kind == "set":
             self._set(message)
         elif kind == "cancel":
             self._cancel(*protocol.cancel(message))
@@ -208,14 +212,22 @@ class Connection:
             self.speaker.put(Item(utterance, None, self.now()))
         elif kind == "stats":
             counts = {k: self.counts[k] for k in ("chunks", "late", "held", "errors")}
-            counts |= {"queued_s": self.state.session.queued_s}
+            counts |= self.state.session.waits
             counts |= {"dropped_s": self.outbox.dropped_s}
             self.outbox.tell([("stats", counts)])
         elif kind == "bye":
             raise Over("asked")
         else:
-            text = "type: expected set, cancel, end, stats or bye"
+            text = "type: expected say, set, cancel, end, stats or bye"
             raise ProtocolError("bad_message", text)
+
+    def _say(self, text):
+        if self._stopping:
+            return
+        self._check_room()
+        self.state.session = session.say(self.state.session, text, self.limits)
+        utterance = self.state.session.receiving
+        self.speaker.put(Item(utterance, text, self.now()))
 
     def _set(self, message):
         before, offer = self.state.session.settings, self.room.engine.offer
@@ -247,22 +259,35 @@ class Connection:
         try:
             if isinstance(item, str):
                 await self.socket.send_text(item)
+            elif isinstance(item, binary.Sound):
+                await self.socket.send_bytes(binary.encode_sound(item))
             else:
-                await self.socket.send_bytes(binary.encode_frames(self._sent(item)))
+                await self._write_frames(item)
         except (OSError, RuntimeError, WebSocketDisconnect):
             raise Over("gone") from None
         if isinstance(item, str) and item.startswith('{"type": "cancelled"'):
             spent = time.perf_counter() - self._cancels.popleft()
             self.room.metrics.cancel_ms.observe(1e3 * spent)
 
-    def _sent(self, frames):
-        """The frames as they go out now; counted, and kept for an eased return."""
-        now, metrics, state = self.now(), self.room.metrics, self.state
+    async def _write_frames(self, frames):
+        """Send frames; kept for an eased return, before anything is awaited."""
+        state = self.state
+        keep = [f for f in state.shown if f.utterance == frames.utterance]
+        state.shown = [*keep, frames][-KEPT_MESSAGES:]
+        if "arkit" in self.outputs:
+            weights = await self.room.beside(self.room.engine.arkit, frames.motion)
+            frames = dataclasses.replace(frames, arkit=weights)
+        data = binary.encode_frames(self._stamped(frames), self.outputs)
+        await self.socket.send_bytes(data)
+        if not frames.flags & binary.REST:
+            self.speaker.reached("sent", frames.utterance)
+
+    def _stamped(self, frames):
+        """The frames as they go out now; counted."""
+        now, metrics = self.now(), self.room.metrics
         late = now > frames.deadline
         flags = frames.flags | (binary.LATE if late else 0)
         frames = dataclasses.replace(frames, sent=now, flags=flags)
-        keep = [f for f in state.shown if f.utterance == frames.utterance]
-        state.shown = [*keep, frames][-KEPT_MESSAGES:]
         if not flags & binary.REST:
             held = bool(flags & binary.HELD)
             metrics.chunks.inc()
@@ -278,6 +303,8 @@ class Connection:
         while True:
             await asyncio.sleep(min(0.25, limits.warn_s / 4))
             now = time.monotonic()
+            if self.speaker.says:  # longer, perhaps, than a message is waited for
+                self._heard_at = now
             left = {
                 "idle": limits.idle_s - (now - self._heard_at),
                 "duration": limits.max_s - (now - self._opened),

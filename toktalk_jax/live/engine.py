@@ -4,6 +4,7 @@ Nothing here changes after `prepare`; all state of a session is in its row.
 """
 
 import dataclasses
+import logging
 import time
 from typing import NamedTuple
 
@@ -13,10 +14,14 @@ import numpy as np
 
 from toktalk_jax import inputs, models
 from toktalk_jax import motion as mo
-from toktalk_jax.live import clip, golden, rows
+from toktalk_jax.flame import arkit
+from toktalk_jax.live import clip, face, golden, mouth, rows
 from toktalk_jax.live.protocol import Offer, Settings
 from toktalk_jax.sample import make_sampler
+from toktalk_jax.tokenizers import hibari
 from toktalk_jax.training import adapters, checkpoints
+
+LOG = logging.getLogger("toktalk_jax.live")
 
 
 class Key(NamedTuple):
@@ -43,6 +48,7 @@ class Engine:
       bundle, sources {tokenizer's name: Source}, samplers {Key: Sampler}.
       batches: sizes of a batched solve, 1, 2, 4, ... up to the sessions allowed.
       offer: `protocol.Offer`; solve_ms: {Key: {batch: milliseconds}} once prepared.
+      face: `face.Face` once prepared, None where the face is not the stand-in.
     """
 
     def __init__(
@@ -60,10 +66,11 @@ class Engine:
         """
         self.bundle = checkpoints.load(checkpoint)
         checkpoints.expect_toktalk(self.bundle)
-        self.sources = {}
+        self.sources, self._speaks, self.face = {}, False, None
         for each in (None, adapters.load(adapter)) if adapter else (None,):
-            name = inputs.heard_by(self.bundle, each)[0]["tokenizer"]
-            self.sources[name] = _source(self.bundle, each, weights)
+            facts = inputs.heard_by(self.bundle, each)[0]
+            self.sources[facts["tokenizer"]] = _source(self.bundle, each, weights)
+            self._speaks |= _speaks(facts)
         self.samplers = {
             Key(name, mo.chunk_frames(chunk), n): make_sampler(
                 self.bundle,
@@ -91,7 +98,11 @@ class Engine:
             for name, source in self.sources.items()
         }
         sizes = tuple(mo.chunk_frames(c) for c in chunks)
-        return Offer(sources, tuple(self._styles), sizes, tuple(steps), settings)
+        outputs = ("motion", "arkit") if face.known(self.bundle) else ("motion",)
+        return Offer(
+            *(sources, tuple(self._styles), sizes, tuple(steps), settings),
+            *(self._speaks, outputs),
+        )
 
     def prepare(self):
         """Compile every shape, time it, and reproduce the golden chunk.
@@ -102,6 +113,10 @@ class Engine:
         Raises:
           RuntimeError: the golden chunk is not what this model gave.
         """
+        if face.known(self.bundle):
+            self.face = face.stand_in()
+        if self._speaks:
+            mouth.warm_up()
         self._encode = _style_encoder(self.bundle)
         self.style(dataclasses.replace(self.offer.settings, style=_any_clip()))
         for key, sampler in self.samplers.items():
@@ -156,6 +171,10 @@ class Engine:
         stream, motion = sampler.solve(stream, tokens)
         return rows.to_host(stream)[:count], np.array(motion)[:count]
 
+    def arkit(self, motion):
+        """ARKit weights [T, 52] of motion [T, F]; compiled for any T."""
+        return arkit.to_arkit(self.face.rig, motion)
+
     def style(self, settings):
         """Style vector [1, K] of settings: a name's, or an uploaded clip's."""
         if isinstance(settings.style, str):
@@ -173,6 +192,24 @@ def _source(bundle, adapter, weights):
         tokenizer = inputs.load_tokenizer(bundle, weights, adapter)
     mean = bundle.stats.token_mean if adapter is None else adapter.mean
     return Source(adapter, tokenizer, mean)
+
+
+def _speaks(facts):
+    """Whether text can be said: the tokens are states of the installed voice."""
+    if facts["tokenizer"] != hibari.Hibari.name:
+        return False
+    try:
+        installed = hibari.Hibari().hash
+    except ImportError as error:
+        LOG.warning("text is not spoken here: %s", error)
+        return False
+    if (wanted := facts["tokenizer_hash"]) != installed:
+        LOG.warning(
+            "text is not spoken here: hibari-tts is of other weights (%s) than the "
+            "model was trained with (%s)",
+            *(installed, wanted),
+        )
+    return wanted == installed
 
 
 def _styles(bundle):

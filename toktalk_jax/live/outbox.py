@@ -4,37 +4,41 @@ import asyncio
 import collections
 import dataclasses
 
+from toktalk_jax.live.binary import Frames
 from toktalk_jax.live.protocol import encode
 
 
 class Outbox:
-    """Text messages and frames, in order. Frames give way when the client stalls."""
+    """Texts, frames and sound, in order. Media give way when the client stalls."""
 
     MAX_TEXTS = 256
 
     def __init__(self, seconds):
-        """Hold at most `seconds` of frames."""
+        """Hold at most `seconds` of frames, and of sound."""
         self.seconds, self.dropped_s = seconds, 0.0
         self._waiting = collections.deque()
         self._ready = asyncio.Event()
         self._lost = collections.Counter()  # frames by utterance
 
     def put(self, item):
-        """A text, or `binary.Frames`.
+        """A text, `binary.Frames` or `binary.Sound`.
 
         Raises:
           OverflowError: more texts wait than any client that reads would leave.
         """
         self._waiting.append(item)
         self._ready.set()
-        frames = [x for x in self._waiting if not isinstance(x, str)]
-        if len(self._waiting) - len(frames) > self.MAX_TEXTS:
-            raise OverflowError("the client does not read")
-        while sum(f.seconds for f in frames) > self.seconds:
-            oldest = frames.pop(0)
+        alike = [x for x in self._waiting if type(x) is type(item)]
+        if isinstance(item, str):
+            if len(alike) > self.MAX_TEXTS:
+                raise OverflowError("the client does not read")
+            return
+        while sum(x.seconds for x in alike) > self.seconds:
+            oldest = alike.pop(0)
             self._remove(oldest)
-            self._lost[oldest.utterance] += len(oldest.motion)
-            self.dropped_s += oldest.seconds
+            if isinstance(oldest, Frames):  # what is lost of sound its numbers show
+                self._lost[oldest.utterance] += len(oldest.motion)
+                self.dropped_s += oldest.seconds
 
     def tell(self, messages):
         """Put text messages [(type, fields)]."""
@@ -42,7 +46,7 @@ class Outbox:
             self.put(encode(kind, fields))
 
     def forget(self, utterance):
-        """Drop all frames of utterances up to this one."""
+        """Drop all media of utterances up to this one."""
         for item in list(self._waiting):
             if not isinstance(item, str) and item.utterance <= utterance:
                 self._remove(item)
@@ -53,7 +57,7 @@ class Outbox:
             self._ready.clear()
             await self._ready.wait()
         item = self._waiting.popleft()
-        if isinstance(item, str):
+        if not isinstance(item, Frames):
             return item
         return dataclasses.replace(item, dropped=self._lost[item.utterance])
 

@@ -46,7 +46,10 @@ class Room:
         self._numbers = 0
         self._stop_counting = None
         self.scheduler = Scheduler(engine, self.metrics)
-        self._beside = concurrent.futures.ThreadPoolExecutor(1, "beside")
+        self._threads = {
+            name: concurrent.futures.ThreadPoolExecutor(1, name)
+            for name in ("beside", "words", "sound", "export")
+        }
 
     async def prepare(self):
         """Compile and self-test; then ready, or failed with a reason."""
@@ -66,8 +69,23 @@ class Room:
 
     async def beside(self, function, *arguments):
         """Run what is quick in a thread beside the solver's: tokens, new rows."""
+        return await self._run("beside", function, *arguments)
+
+    async def words(self, function, *arguments):
+        """Run the synthesizer up to its states, a sentence at a time."""
+        return await self._run("words", function, *arguments)
+
+    async def sound(self, function, *arguments):
+        """Decode the sound of a sentence."""
+        return await self._run("sound", function, *arguments)
+
+    async def export(self, function, *arguments):
+        """Make a file: seconds, perhaps a minute."""
+        return await self._run("export", function, *arguments)
+
+    async def _run(self, name, function, *arguments):
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._beside, function, *arguments)
+        return await loop.run_in_executor(self._threads[name], function, *arguments)
 
     def refuses(self):
         """Why no session is admitted now, for `busy`; else empty."""
@@ -112,4 +130,5 @@ class Room:
         """End the threads and the counting."""
         if self._stop_counting:
             self._stop_counting()
-        self._beside.shutdown(wait=False, cancel_futures=True)
+        for thread in self._threads.values():
+            thread.shutdown(wait=False, cancel_futures=True)

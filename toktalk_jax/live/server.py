@@ -12,6 +12,7 @@ from starlette.routing import Route, WebSocketRoute
 
 from toktalk_jax.live import door, protocol
 from toktalk_jax.live.connection import Connection
+from toktalk_jax.live.exports import Exports
 
 RETRY_S = {"starting": 5.0, "draining": 10.0, "sessions": 2.0, "overloaded": 2.0}
 
@@ -48,6 +49,7 @@ def application(room):
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/metrics", metrics),
+        Route("/export/{kind}", Exports(room).answer, methods=["POST"]),
         WebSocketRoute("/live", live),
     ]
     return Starlette(routes=routes, lifespan=lifespan)

@@ -18,10 +18,13 @@ class Limits:
     """What a server allows; announced in `ready`. Seconds, of media where it says so.
 
     Attributes:
-      hello_s: until the hello; idle_s: without a message; max_s: of a session.
+      hello_s: until the hello; idle_s: without a message, or a text that is being
+        said; max_s: of a session.
       warn_s: how long before a cut it is announced; resume_s: how long after one the
         session can be taken up.
       input_s, output_s: of media that wait on either side.
+      text_chars: characters that wait; ahead_s: how long before it is spoken media of
+        a text is sent, half of output_s or less: then a reading client loses none.
       errors: non-fatal errors until the session is closed; message_bytes: of one.
     """
 
@@ -32,6 +35,8 @@ class Limits:
     resume_s: float = 60.0
     input_s: float = 2.0
     output_s: float = 4.0
+    text_chars: int = 2000
+    ahead_s: float = 2.0
     errors: int = 16
     message_bytes: int = 1 << 20
 
@@ -42,7 +47,7 @@ class Session:
 
     Attributes:
       receiving: the utterance that input belongs to; sequence: the message expected.
-      queued: {utterance: seconds accepted and not solved}.
+      queued: {utterance: seconds accepted and not solved, of text characters}.
       slowed, refusing: whether slow_down, or a refusal of this run, was told.
     """
 
@@ -58,8 +63,14 @@ class Session:
 
     @property
     def queued_s(self):
-        """Seconds of media that wait to be solved."""
+        """Seconds of media that wait to be solved; of text, characters."""
         return sum(self.queued.values())
+
+    @property
+    def waits(self):
+        """`queued_s` by its name on the wire."""
+        name = "queued_chars" if self.form.kind == "text" else "queued_s"
+        return {name: self.queued_s}
 
 
 def take(session, utterance, sequence, seconds, limits):
@@ -98,9 +109,24 @@ def take(session, utterance, sequence, seconds, limits):
     return dataclasses.replace(session, slowed=True), True, told
 
 
+def say(session, text, limits):
+    """The session with a text accepted into its current utterance.
+
+    Raises:
+      Refused: `overrun`; carries the session as it then is.
+    """
+    if session.queued_s + len(text) > limits.text_chars:
+        refusing = dataclasses.replace(session, slowed=True)  # a go_on will come
+        told = f"{session.queued_s} characters wait; wait for go_on"
+        expected = {"utterance": session.receiving, "expected": session.sequence}
+        raise Refused(refusing, "overrun", told, **expected)
+    queued = _with(session.queued, session.receiving, len(text))
+    return dataclasses.replace(session, queued=queued)
+
+
 def solved(session, utterance, seconds, limits):
-    """Seconds of an utterance left the queue: (session, messages)."""
-    left = max(session.queued.get(utterance, 0.0) - seconds, 0.0)
+    """Seconds, or characters, of an utterance left the queue: (session, messages)."""
+    left = max(session.queued.get(utterance, 0) - seconds, 0)
     return _drained(session, {**session.queued, utterance: left}, limits)
 
 
@@ -112,11 +138,12 @@ def over(session, utterance, limits):
 
 def _drained(session, queued, limits):
     session = dataclasses.replace(session, queued=queued)
-    if not session.slowed or session.queued_s > limits.input_s / 2:
+    bound = limits.text_chars if session.form.kind == "text" else limits.input_s
+    if not session.slowed or session.queued_s > bound / 2:
         return session, []
     expected = {"utterance": session.receiving, "expected": session.sequence}
     session = dataclasses.replace(session, slowed=False)
-    return session, [("go_on", {"queued_s": session.queued_s} | expected)]
+    return session, [("go_on", session.waits | expected)]
 
 
 def end(session):
@@ -149,7 +176,7 @@ def _next(session, utterance):
 
 
 def _with(queued, utterance, seconds):
-    return {**queued, utterance: queued.get(utterance, 0.0) + seconds}
+    return {**queued, utterance: queued.get(utterance, 0) + seconds}
 
 
 class Refused(ProtocolError):
@@ -184,6 +211,12 @@ class Speech:
         default_factory=lambda: np.zeros((0, mo.F), np.float32)
     )
     restarted: bool = False
+
+
+def resumed(speech, now):
+    """More is said, now; what was said before may have been spoken long ago."""
+    begun = max(speech.begun, now - 1e3 * speech.frame / mo.FPS)
+    return dataclasses.replace(speech, begun=begun)
 
 
 def heard(speech, tokens, came, tokenised):

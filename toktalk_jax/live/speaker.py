@@ -1,4 +1,8 @@
-"""From a session's inbox to its outbox: input heard, chunks solved, frames put."""
+"""From a session's inbox to its outbox: input heard, chunks solved, frames put.
+
+Of text also its sound, made beside the frames. Text comes faster than it is spoken, so
+both wait until they are due in `ahead_s`; who cancels has cost little then.
+"""
 
 import asyncio
 import collections
@@ -7,8 +11,9 @@ import dataclasses
 import numpy as np
 
 from toktalk_jax import motion as mo
-from toktalk_jax.live import binary, ears, ease, rows, session
+from toktalk_jax.live import binary, ears, ease, mouth, rows, session
 from toktalk_jax.live.engine import Key
+from toktalk_jax.live.protocol import ProtocolError
 
 
 @dataclasses.dataclass
@@ -16,7 +21,7 @@ class Item:
     """Input that waits to be heard; units None: the utterance is complete."""
 
     utterance: int
-    units: np.ndarray | None
+    units: np.ndarray | str | None
     came: float
 
 
@@ -25,7 +30,8 @@ class State:
     """All that a session is, to go on with after a cut.
 
     Attributes:
-      session, speech: listening and speaking side; ear: of the speech's input.
+      session, speech: listening and speaking side; ear: of the speech's input, of
+        text its `mouth.Mouth`; said: `mouth.Said` of the newest text.
       begun: `time.perf_counter` at ready; inbox: `Item`s.
       shown: the newest `binary.Frames` sent, all of one utterance.
     """
@@ -34,6 +40,7 @@ class State:
     begun: float
     speech: session.Speech | None = None
     ear: object = None
+    said: mouth.Said | None = None
     inbox: collections.deque = dataclasses.field(default_factory=collections.deque)
     shown: list = dataclasses.field(default_factory=list)
 
@@ -45,12 +52,18 @@ class Speaker:
       busy: whether it is between two points where the session could be taken up.
     """
 
-    def __init__(self, state, room, outbox, now):
-        """`now`: milliseconds since ready."""
+    def __init__(self, state, room, outbox, now, refuse):
+        """`now`: milliseconds since ready; `refuse`: takes a `ProtocolError`."""
         self.state, self.room, self.outbox, self.now = state, room, outbox, now
         self.busy, self._stopping = False, False
-        self._solving = None
+        self._refuse, self._limits = refuse, room.options.limits
+        self._solving = self._sounding = None
         self._something = asyncio.Event()
+
+    @property
+    def says(self):
+        """Whether a text is being said."""
+        return self.busy and self.state.session.form.kind == "text"
 
     def put(self, item):
         """Append to the inbox."""
@@ -67,10 +80,13 @@ class Speaker:
         state = self.state
         state.inbox = collections.deque(i for i in state.inbox if i.utterance > over)
         self.outbox.forget(over)
+        if state.said and state.said.utterance <= over:
+            state.said = None
         if state.speech is not None and state.speech.utterance <= over:
             state.speech = None
-            if self._solving:
-                self._solving.cancel()
+            for task in (self._solving, self._sounding):
+                if task:
+                    task.cancel()
         shown = state.shown[-1] if state.shown else None
         if shown and shown.utterance <= over and not shown.flags & binary.REST:
             self._rest(*session.on_show(state.shown, frame))
@@ -90,7 +106,72 @@ class Speaker:
                 self.busy = False
                 await self._something.wait()
             self.busy = True
-            await self._hear(state.inbox.popleft())
+            item = state.inbox.popleft()
+            await (self._say(item) if isinstance(item.units, str) else self._hear(item))
+
+    def reached(self, what, utterance):
+        """Note when an utterance of text got where; `said` when all is known."""
+        said = self.state.said
+        if said and said.utterance == utterance and said.reach(what, self.now()):
+            told = said.wire() | {"seconds": self.state.ear.seconds}
+            self.outbox.tell([("said", told)])
+
+    async def _say(self, item):
+        """Speak a text: of each sentence the states, then frames and sound at once."""
+        state = self.state
+        state.session, messages = session.solved(
+            *(state.session, item.utterance, len(item.units)), self._limits
+        )
+        self.outbox.tell(messages)
+        finding = self.room.words(mouth.sentences, item.units)
+        if state.speech is None:
+            state.said = mouth.Said(item.utterance, item.came)
+            found, _ = await asyncio.gather(finding, self._begin(item))
+        else:
+            state.speech = session.resumed(state.speech, self.now())
+            found = await finding
+        if not found and state.speech is not None:
+            self._refuse(ProtocolError("bad_text", "nothing in it can be spoken"))
+        try:
+            for symbols in found:
+                if state.speech is None:
+                    return
+                tokens, uttered = await self.room.words(state.ear.utter, symbols)
+                if state.speech is None:
+                    return
+                self.reached("states", item.utterance)
+                state.speech = session.heard(
+                    state.speech, tokens, item.came, self.now()
+                )
+                self._sounding = asyncio.create_task(
+                    self._sound(uttered, self._sounding)
+                )
+                while state.speech is not None and await self._chunk(False):
+                    pass
+            if self._sounding:
+                await asyncio.wait({self._sounding})
+                if not self._sounding.cancelled():
+                    self._sounding.result()
+        finally:
+            if self._sounding:
+                self._sounding.cancel()
+            self._sounding = None
+
+    async def _sound(self, uttered, before):
+        """Put a sentence's sound, after that of the sentence `before`."""
+        if before:
+            await before
+        utterance = self.state.speech.utterance
+        pieces = await self.room.sound(self.state.ear.sound, uttered, utterance)
+        self.reached("sound", utterance)
+        for piece in pieces:
+            await asyncio.sleep(self._early_s(piece.first / piece.rate_hz))
+            self.outbox.put(piece)
+
+    def _early_s(self, media_s):
+        """Seconds until media of a text, at this time of it, are due to be sent."""
+        spoken_s = (self.now() - self.state.speech.begun) / 1e3
+        return max(media_s - spoken_s - self._limits.ahead_s, 0)
 
     async def _hear(self, item):
         state, last = self.state, item.units is None
@@ -112,11 +193,12 @@ class Speaker:
         state = self.state
         form, settings = state.session.form, state.session.settings
         source = self.room.engine.sources[form.source]
-        state.ear = (
-            ears.Ear(source.tokenizer, form.rate_hz)
-            if form.kind == "pcm"
-            else ears.Stack(form.stack, form.width)
-        )
+        if form.kind == "text":
+            state.ear = mouth.Mouth(self._seed(item.utterance))
+        elif form.kind == "pcm":
+            state.ear = ears.Ear(source.tokenizer, form.rate_hz)
+        else:
+            state.ear = ears.Stack(form.stack, form.width)
         none = np.zeros((0, len(source.mean)), np.float32)
         speech = session.Speech(item.utterance, item.came, settings, none)
         state.speech = speech
@@ -127,33 +209,47 @@ class Speaker:
 
     async def _chunk(self, last):
         """Solve the next chunk and put its frames; False if none is due."""
-        state, settings = self.state, self.state.session.settings
-        size = settings.chunk_frames // mo.FRAMES_PER_TOKEN
-        tokens = session.due(state.speech, size, last)
+        state, text = self.state, self.state.session.form.kind == "text"
+        if text and self._due(last)[1] is not None:
+            early_s = self._early_s(state.speech.frame / mo.FPS)
+            await self._cancellable(asyncio.sleep(early_s))
+        settings, tokens = self._due(last)
         if tokens is None:
             return False
-        # A task of its own, so that a cancel takes it out of the queue.
-        self._solving = asyncio.create_task(self._solve(tokens, settings))
-        try:
-            await asyncio.wait({self._solving})
-            if self._solving.cancelled() or state.speech is None:
-                return False
-            row, motion = self._solving.result()
-        finally:
-            self._solving.cancel()
-            self._solving = None
-        if last and len(state.speech.tokens) <= size:
+        solved = await self._cancellable(self._solve(tokens, settings))
+        if solved is None or state.speech is None:
+            return False
+        row, motion = solved
+        if last and len(state.speech.tokens) == len(tokens):
             motion = motion[: state.ear.frames - state.speech.frame]
         state.speech, frames = session.spoken(
             state.speech, state.session.number, row, motion, self.now()
         )
-        state.session, messages = session.solved(
-            *(state.session, frames.utterance, frames.seconds),
-            self.room.options.limits,
-        )
         self.outbox.put(frames)
+        if text:
+            self.reached("solved", frames.utterance)
+            return True
+        state.session, messages = session.solved(
+            *(state.session, frames.utterance, frames.seconds), self._limits
+        )
         self.outbox.tell(messages)
         return True
+
+    async def _cancellable(self, work):
+        """The result of a coroutine as a task that `cancel` ends; None if it did."""
+        self._solving = asyncio.create_task(work)
+        try:
+            await asyncio.wait({self._solving})
+            return None if self._solving.cancelled() else self._solving.result()
+        finally:
+            self._solving.cancel()
+            self._solving = None
+
+    def _due(self, last):
+        """(settings, the next chunk's tokens under them or None)."""
+        settings, speech = self.state.session.settings, self.state.speech
+        size = settings.chunk_frames // mo.FRAMES_PER_TOKEN
+        return settings, speech and session.due(speech, size, last)
 
     async def _solve(self, tokens, settings):
         """(row, motion [2 s, F]) of a chunk's tokens [s, A] under these settings."""
@@ -175,12 +271,14 @@ class Speaker:
         return row, motion[: len(tokens) * mo.FRAMES_PER_TOKEN]
 
     async def _row(self, speech, settings):
-        seed = (self.state.session.seed + speech.utterance) % 2**32
-        old = self._key(speech.settings)
-        new = self._key(settings)
+        old, new = self._key(speech.settings), self._key(settings)
+        seed = self._seed(speech.utterance)
         return await self.room.beside(
             self.room.engine.row, speech.row, old, new, settings, seed
         )
+
+    def _seed(self, utterance):
+        return (self.state.session.seed + utterance) % 2**32
 
     def _key(self, settings):
         source = self.state.session.form.source
@@ -193,9 +291,11 @@ class Speaker:
             ids = (speech.utterance, speech.chunk, speech.frame)
             self._rest(speech.last, ids)
         state.session, messages = session.over(
-            state.session, speech.utterance, self.room.options.limits
+            state.session, speech.utterance, self._limits
         )
         told = {"utterance": speech.utterance, "frames": speech.frame}
+        if state.session.form.kind == "text":
+            told["seconds"] = state.ear.seconds
         self.outbox.tell([*messages, ("ended", told)])
 
     def _rest(self, last, ids):

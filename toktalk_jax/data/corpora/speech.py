@@ -21,6 +21,7 @@ PAUSES = frozenset([*";:,.!?—…", "sil", "sp"])
 DURATION_OUTPUT = "/Clip_output_0"  # per input id, in units of UNIT_S
 STATE_OUTPUT = "/dec.7/Add_1_output_0"  # last decoder layer, two frames per unit
 UNIT_S = 0.025
+WAVE_HZ = 24_000  # of the sound that it makes; 300 samples a state
 # The duration model sets a consonant's boundary at its release: over 200 stops and
 # nasals (three speeds) the constriction lies 25 to 55 ms before the nominal interval.
 LEAD_S = 0.055
@@ -41,6 +42,21 @@ class Voice(NamedTuple):
 
     text: object
     session: object
+
+
+class Uttered(NamedTuple):
+    """A sentence before it sounds: what `wave_of` makes sound of.
+
+    Attributes:
+      kept: its symbols; spectra: five [601, S] and a pitch [S], of `hibari.dsp.synth`.
+      durations: [n] of each symbol, a pause before and after, in units of UNIT_S.
+      states: [S, 256] float32, the synthesizer's decoder states at 80 Hz.
+    """
+
+    kept: list
+    spectra: tuple
+    durations: np.ndarray
+    states: np.ndarray
 
 
 class Spoken(NamedTuple):
@@ -118,7 +134,7 @@ def say(text, speed=1.0, seed=0):
     """
     if not 0.5 <= speed <= 2:
         raise ValueError(f"speed is {speed}; expected 0.5 (slow) to 2 (fast)")
-    chunks = [c for c in _phonemize(text) if _speakable(c)]
+    chunks = sentences(text)
     if not chunks:
         raise ValueError(f"nothing to say in {text!r}; give English words or numbers")
     rng = np.random.default_rng(seed)
@@ -130,6 +146,15 @@ def say(text, speed=1.0, seed=0):
         phonemes += [(s + offset, e + offset, p) for s, e, p in timed]
         offset = sum(map(len, waves)) / SAMPLE_RATE
     return Spoken(np.concatenate(waves), tuple(phonemes), np.concatenate(states))
+
+
+def sentences(text):
+    """Symbol strings of what can be spoken in a text, sentence by sentence.
+
+    Raises:
+      ImportError: hibari-tts is not installed.
+    """
+    return [c for c in _phonemize(text) if _speakable(c)]
 
 
 def _phonemize(text):
@@ -157,11 +182,8 @@ def _speakable(symbols):
     return any(c in VOWELS or c in CONSONANTS for c in symbols)
 
 
-def _say_chunk(symbols, speed, rng):
-    """One chunk of symbols to (audio [L] at 16 kHz, timed phonemes, states)."""
-    import hibari.dsp
-    import soxr
-
+def utter(symbols, speed=1.0):
+    """`Uttered` of one of `sentences`: all of the synthesizer but its sound."""
     text, session = voice()
     kept = [c for c in symbols if c in text.vocab]
     feed = {
@@ -169,16 +191,32 @@ def _say_chunk(symbols, speed, rng):
         "speed": np.array([speed], np.float32),
     }
     *spectra, durations, states = session.run(None, feed)
-    wave = hibari.dsp.synth(*(part[0] for part in spectra), rng)
-    audio = soxr.resample(wave, hibari.SAMPLE_RATE, SAMPLE_RATE)
+    spectra = tuple(part[0] for part in spectra)
+    return Uttered(kept, spectra, durations.ravel(), states[0].T)
+
+
+def wave_of(uttered, rng):
+    """[300 S] float32 sound at the synthesizer's own `WAVE_HZ`; rng: of its noise."""
+    import hibari.dsp
+
+    return hibari.dsp.synth(*uttered.spectra, rng)
+
+
+def _say_chunk(symbols, speed, rng):
+    """One chunk of symbols to (audio [L] at 16 kHz, timed phonemes, states)."""
+    import soxr
+
+    uttered = utter(symbols, speed)
+    audio = soxr.resample(wave_of(uttered, rng), WAVE_HZ, SAMPLE_RATE)
     audio = np.clip(audio, -1, 1).astype(np.float32)
-    edges = np.concatenate([[0], np.cumsum(durations.ravel())]) * UNIT_S
+    edges = np.concatenate([[0], np.cumsum(uttered.durations)]) * UNIT_S
     if abs(edges[-1] - len(audio) / SAMPLE_RATE) > 2 * UNIT_S:
         raise RuntimeError(
             f"durations sum to {edges[-1]:.3f} s but the sound lasts "
             f"{len(audio) / SAMPLE_RATE:.3f} s: this hibari-tts is of another version"
         )
-    return audio, _time_phonemes(["sil", *kept, "sil"], edges, audio), states[0].T
+    timed = _time_phonemes(["sil", *uttered.kept, "sil"], edges, audio)
+    return audio, timed, uttered.states
 
 
 def _time_phonemes(symbols, edges, audio):
