@@ -16,8 +16,12 @@ from toktalk_jax.live.connection import Connection
 RETRY_S = {"starting": 5.0, "draining": 10.0, "sessions": 2.0, "overloaded": 2.0}
 
 
-def application(room):
-    """The Starlette application; its lifespan prepares the room in the background."""
+def application(room, page=None):
+    """The Starlette application; its lifespan prepares the room in the background.
+
+    Args:
+      room: what connections share; page: `pages.Page`, or None for a bare wire.
+    """
 
     async def healthz(request):
         return JSONResponse({"alive": True})
@@ -49,6 +53,7 @@ def application(room):
         Route("/readyz", readyz),
         Route("/metrics", metrics),
         WebSocketRoute("/live", live),
+        *(page.routes if page else ()),
     ]
     return Starlette(routes=routes, lifespan=lifespan)
 
@@ -84,11 +89,11 @@ async def _live(room, websocket):
 class Server(uvicorn.Server):
     """uvicorn that drains: a first signal lets utterances end, a second does not."""
 
-    def __init__(self, room, greeting=""):
-        """Serve `room`; the greeting is printed once signals are heard."""
+    def __init__(self, room, page=None, greeting=""):
+        """Serve `room` and `page`; the greeting is printed once signals are heard."""
         limits = room.options.limits
         config = uvicorn.Config(
-            application(room),
+            application(room, page),
             ws="wsproto",
             ws_max_size=limits.message_bytes,
             ws_per_message_deflate=False,  # nothing to gain, and no bomb to unpack
