@@ -157,9 +157,9 @@ function listenToTalk(context, talk, notice) {
   window.addEventListener("keydown", (event) => {
     if (event.key !== " " || isOwnUse(event) || $("by-microphone").hidden) return;
     event.preventDefault();
-    if (!event.repeat) button.down();
+    if (!event.repeat) button.down(event);
   });
-  window.addEventListener("keyup", (event) => event.key === " " && button.up());
+  window.addEventListener("keyup", (event) => event.key === " " && button.up(event));
   window.addEventListener("blur", button.up);
 }
 

@@ -7,28 +7,29 @@ const TAP_MS = 350;
 export function createTalk(button, { begin, end, talking }) {
   let pressed = null; // when, and whether this press began the talk
 
-  function down() {
+  // Times are the events' own: a page that is busy hears of them late.
+  function down({ timeStamp }) {
     if (pressed) return;
-    pressed = { at: performance.now(), began: !talking() };
+    pressed = { at: timeStamp, began: !talking() };
     if (pressed.began) begin();
   }
 
-  function up() {
+  function up({ timeStamp }) {
     if (!pressed) return;
     const { at, began } = pressed;
     pressed = null;
-    if (!began || performance.now() - at > TAP_MS) end();
+    if (!began || timeStamp - at > TAP_MS) end();
   }
 
   button.addEventListener("pointerdown", (event) => {
     if (event.button) return;
     button.setPointerCapture(event.pointerId);
-    down();
+    down(event);
   });
   button.addEventListener("pointerup", up);
   button.addEventListener("pointercancel", up);
   button.addEventListener("contextmenu", (event) => event.preventDefault());
-  button.addEventListener("blur", () => pressed && up());
+  button.addEventListener("blur", up);
   // What presses without a pointer: Enter, a screen reader, a voice.
   button.addEventListener("click", (event) => {
     if (event.detail) return;
