@@ -12,6 +12,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocketDisconnect
 
 from tests.live_servers import until
 from toktalk_jax import motion as mo
@@ -117,7 +118,7 @@ async def _live(stub, websocket):
         return_when=asyncio.FIRST_COMPLETED,
     )
     answering.cancel()
-    with contextlib.suppress(RuntimeError):
+    with contextlib.suppress(RuntimeError, WebSocketDisconnect):
         await websocket.close(1011)
 
 

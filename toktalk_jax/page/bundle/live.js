@@ -1,4 +1,4 @@
-/* source 2550c33acffccad22e3eb86d6b884a942449cc274ea5d740a4b7d3c2a2d1865d */
+/* source 48ded912d8c343351bc1439a2a3f063679f06f3dfad0df82cc8ee4a82badc4bd */
 /* Contains three.js.
 The MIT License
 
