@@ -143,10 +143,12 @@ async def _answer(stub, websocket):
             await _tell(websocket, "settings", **settings, restarted=False)
         elif kind == "say":
             speaking = asyncio.create_task(_say(websocket, utterance))
+        elif kind == "end":
             utterance += 1
         elif kind == "cancel":
             if speaking:
                 speaking.cancel()
+            utterance += 1
             done = {"utterance": utterance - 1, "next": utterance}
             await _tell(websocket, "cancelled", **done)
         elif kind == "bye":

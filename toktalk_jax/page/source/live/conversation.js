@@ -24,6 +24,7 @@ export function createConversation({ context, clock, controls, notice, changed, 
   let facts = {};
   let mode = "microphone";
   let opening = false; // a talk was asked for, and the microphone or session is awaited
+  let awaited = false; // a text was sent, and nothing of it came yet
   let loud = 0;
   let captured = [];
   let wasSpeaking = false;
@@ -87,6 +88,7 @@ export function createConversation({ context, clock, controls, notice, changed, 
   }
 
   function interrupted() {
+    awaited = false;
     if (input.source) input.drop();
     speech.ease();
   }
@@ -100,8 +102,10 @@ export function createConversation({ context, clock, controls, notice, changed, 
     } else if (kind === "cancelled") {
       speech.hearAfter(fields.utterance);
       if (!isText()) sender.turnTo(fields.next);
-    } else if (kind === "ended") speech.ended(fields.utterance);
-    else if (kind === "said") said(fields);
+    } else if (kind === "ended") {
+      awaited = false;
+      speech.ended(fields.utterance);
+    } else if (kind === "said") said(fields);
     else if (kind === "error") wrong(fields);
     changed();
   }
@@ -112,9 +116,10 @@ export function createConversation({ context, clock, controls, notice, changed, 
   }
 
   function wrong({ code, message, utterance, expected }) {
+    awaited = false;
     if (code === "bad_settings") controls.refused(message);
     else if (code === "sequence") sender.again({ utterance, expected });
-    else if (code === "overrun") sender.slowDown();
+    else if (code === "overrun" && !isText()) sender.refuse();
     else notice(`The server could not use a message: ${message}`);
   }
 
@@ -130,6 +135,7 @@ export function createConversation({ context, clock, controls, notice, changed, 
 
   function frames(message, received) {
     const { utterance, first, count } = message;
+    awaited = false;
     const u = speech.find(utterance);
     const origin = u ? u.origin : null;
     const entry = ledger.came(message, {
@@ -151,7 +157,8 @@ export function createConversation({ context, clock, controls, notice, changed, 
 
   // Who talks in between, or presses Stop, ends what is heard and shown.
   function cancel() {
-    if (!input.source && !speech.busy) return;
+    if (!input.source && !speech.busy && !awaited) return;
+    awaited = false;
     const { utterance, media } = speech.shown;
     const known = utterance && utterance.number >= 0;
     input.drop();
@@ -203,7 +210,8 @@ export function createConversation({ context, clock, controls, notice, changed, 
     get state() {
       const busy = speech.busy && !input.source;
       const { source } = input;
-      return { session: session.state, facts, source, speaking: speech.speaking || busy, opening };
+      const speaking = speech.speaking || busy;
+      return { session: session.state, facts, source, speaking, opening, awaited };
     },
     captured: () => captured,
     now: clock.now,
@@ -226,7 +234,11 @@ export function createConversation({ context, clock, controls, notice, changed, 
       changed();
     },
     async say(text) {
-      if (await prepared()) session.send("say", { text });
+      if (await prepared()) {
+        session.send("say", { text });
+        session.send("end");
+        awaited = true;
+      }
       changed();
     },
     // To call now and then: the end of a speech has no event.

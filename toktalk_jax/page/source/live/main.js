@@ -111,12 +111,12 @@ function showState(talk, recorder) {
   const [light, text] = words(talk.state);
   if ($("status").textContent !== text) $("status").textContent = text;
   $("light").className = light;
-  const { session, source, speaking } = talk.state;
+  const { session, source, speaking, awaited } = talk.state;
   const open = source === "microphone" || talk.state.opening;
   $("talk").setAttribute("aria-pressed", String(open));
   $("talk").querySelector("span").textContent = open ? "Listening" : "Talk";
   $("meter").classList.toggle("open", Boolean(source));
-  $("stop").disabled = !source && !speaking;
+  $("stop").disabled = !source && !speaking && !awaited;
   $("reconnect").hidden = !["waiting", "failed"].includes(session);
   $("door").hidden = session !== "refused";
   $("record").setAttribute("aria-pressed", String(recorder.running));

@@ -7,6 +7,7 @@ import { loudness } from "./track.js";
 const JAW = 50;
 const DEGREES = 180 / Math.PI;
 const TRACED = 4000;
+const UNSEEN_MS = 150; // without a picture (a hidden page), after which time goes on without
 const CALM_MS = 400; // between two pictures of the curves where less motion is asked for
 
 export function createPainter($, { clock, talk, recorder, latency }) {
@@ -18,26 +19,40 @@ export function createPainter($, { clock, talk, recorder, latency }) {
   let steady = false;
   let moved = -Infinity; // when the face last moved
   let drawn = -Infinity; // when the curves were
+  let seen = -Infinity; // when a picture was asked for last
   let gap = null;
 
   function frame() {
     requestAnimationFrame(frame);
+    seen = performance.now();
     const now = clock.now();
-    const before = talk.speech.shown;
-    const shown = talk.speech.show(now);
-    recorder.paint(now, shown, talk.speech.pose);
-    const moves = Boolean(shown.utterance) || Boolean(before.utterance);
-    if (moves) moved = performance.now();
-    if (face && (moves || stale)) paint(now, shown, moves);
+    const shown = step(now, true);
+    if (face && stale) paint(now, shown);
     else steady = false;
     curves(now, shown);
     latency.show();
-    talk.watch();
     if (recorder.running) showLength(recorder.seconds);
   }
 
-  function paint(now, shown, moves) {
-    if (moves) face.show(talk.speech.pose);
+  // Takes go on, and speeches end, where no picture is asked for.
+  function goOn() {
+    if (performance.now() - seen > UNSEEN_MS) step(clock.now(), false);
+  }
+
+  function step(now, drawn) {
+    const before = talk.speech.shown;
+    const shown = talk.speech.show(now, drawn);
+    recorder.paint(now, shown, talk.speech.pose);
+    if (shown.utterance || before.utterance) {
+      moved = performance.now();
+      stale = true;
+    }
+    talk.watch();
+    return shown;
+  }
+
+  function paint(now, shown) {
+    face.show(talk.speech.pose);
     stale = face.draw(steady);
     steady = true;
     gap = face.gap();
@@ -84,6 +99,7 @@ export function createPainter($, { clock, talk, recorder, latency }) {
   }
 
   requestAnimationFrame(frame);
+  setInterval(goOn, UNSEEN_MS / 3);
   return {
     fit,
     wake: () => (stale = true),

@@ -1,5 +1,5 @@
-// Sound on its way to the server: numbered, held back while the server asks for it, sent
-// again from where it says that it lost the thread.
+// Sound on its way to the server: numbered, held back while the server asks for it, and,
+// only where the server refused some, sent again: what is merely on its way arrives.
 
 import { encodeInput } from "./wire.js";
 
@@ -11,6 +11,7 @@ export function createSender(sendBinary, rate) {
   let sequence = 0;
   let media = 0; // s of the utterance that were numbered
   let slowed = false;
+  let refused = false;
   let held = [];
   let kept = [];
 
@@ -44,11 +45,18 @@ export function createSender(sendBinary, rate) {
     slowDown() {
       slowed = true;
     },
-    // The server takes messages again, from `expected` on.
+    // What came was too much: nothing is taken until it says go on, and from where.
+    refuse() {
+      slowed = true;
+      refused = true;
+    },
     goOn(expected) {
-      slowed = false;
+      const waiting = held;
       held = [];
-      this.again(expected);
+      slowed = false;
+      if (refused) this.again(expected);
+      else waiting.forEach(now);
+      refused = false;
     },
     again({ utterance: wanted, expected }) {
       kept.filter((m) => m.utterance === wanted && m.sequence >= expected).forEach(now);

@@ -136,14 +136,15 @@ export function createSpeech(context, clock, painted) {
       silenced = number;
     },
     // Brings `pose` to `now`; returns what is on show: {utterance, media, running}.
-    show(now) {
+    // `drawn`: it is painted, too.
+    show(now, drawn) {
       shown = advance(now);
       const { utterance: u, media } = shown;
       if (!u) return shown;
       shown.media = u.audible ? Math.max(media - clock.delay, 0) : media;
       poseAt(u, shown.media - 1 / FPS, before);
       poseAt(u, shown.media, pose);
-      while (u.unpainted.length && u.unpainted[0].first / FPS <= shown.media) {
+      while (drawn && u.unpainted.length && u.unpainted[0].first / FPS <= shown.media) {
         painted(u.unpainted.shift());
       }
       return shown;

@@ -10,12 +10,13 @@ const WAITING = {
   lost: "Disconnected from the server",
 };
 
-// `about`: {session: its state, facts of it, source, speaking, opening}.
-export function words({ session, facts, source, speaking, opening }) {
+// `about`: {session: its state, facts of it, source, speaking, opening, awaited}.
+export function words({ session, facts, source, speaking, opening, awaited }) {
   if (session === "ready") {
     if (opening) return ["wait", "Waiting for the microphone"];
     if (source === "microphone") return ["listen", "Listening: the face follows"];
     if (speaking) return ["speak", "Speaking"];
+    if (awaited) return ["wait", "About to speak"];
     if (source === "file") return ["listen", "Listening to the file"];
     return ["ready", "Ready"];
   }
