@@ -12,7 +12,8 @@ import { createTrack } from "./track.js";
 import { F, FPS, REST } from "./wire.js";
 
 const KEEP_S = 90;
-const SPARE_S = 0.05;
+const SPARE_S = 0.05; // cushion of the first utterance; each that ran dry asks for more
+const MOST_SPARE_S = 0.3;
 const FADE_OUT_S = 0.015;
 
 // `painted(entry)`: the first frame of the chunk of that ledger entry is on show.
@@ -24,14 +25,20 @@ export function createSpeech(context, clock, painted) {
   const nothing = { utterance: null, media: 0, running: false };
   let shown = nothing;
   let dry = 0;
+  let spare = SPARE_S;
 
   function find(number, audible) {
     let found = queue.find((u) => u.number === number);
     if (!found) {
-      found = utteranceOf(number, audible);
+      found = utteranceOf(number, audible, createTimeline(spare, !audible));
       queue.push(found);
     }
     return found;
+  }
+
+  function learn(stalls) {
+    const wanted = stalls ? 1.6 * spare : 0.9 * spare;
+    spare = Math.min(Math.max(wanted, SPARE_S), MOST_SPARE_S);
   }
 
   function hear(u, rate, samples) {
@@ -52,6 +59,7 @@ export function createSpeech(context, clock, painted) {
         return { utterance: u, media, running: u.timeline.zero !== null };
       }
       dry += u.timeline.dry;
+      if (!u.eased) learn(u.timeline.dry);
       queue.shift();
     }
     return nothing;
@@ -74,10 +82,9 @@ export function createSpeech(context, clock, painted) {
     const moving = shown.utterance !== null;
     queue = [];
     if (!moving) return;
-    const rest = utteranceOf(-1, false);
+    const rest = utteranceOf(-1, false, createTimeline(0));
     rest.motion.append(toRest(pose, before));
     rest.whole = true;
-    rest.timeline = createTimeline(0);
     rest.eased = true;
     queue.push(rest);
   }
@@ -166,11 +173,11 @@ export function soundAt(u, media, seconds) {
   return u.sound.rows(first, first + Math.round(seconds * u.rate));
 }
 
-function utteranceOf(number, audible) {
+function utteranceOf(number, audible, timeline) {
   return {
     ...{ number, audible, origin: null, spoken: 0, whole: false, eased: false },
     motion: createTrack(Float32Array, F, KEEP_S * FPS),
-    timeline: createTimeline(SPARE_S, !audible),
+    timeline,
     ...{ unpainted: [], sound: null, rate: 0, scheduled: 0, gain: null, nodes: [] },
   };
 }
