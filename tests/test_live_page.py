@@ -260,9 +260,10 @@ def test_escape_stops_what_is_said(stub, chromium):
 
 
 def test_it_tells_that_it_waits_and_comes_back(stub, chromium):
-    stub.busy = 1
+    stub.busy = 1000
     open_live(chromium, stub.url)
     wait_for(chromium, f"{STATUS}.startsWith('The server is busy')")
+    stub.busy = 0
     wait_for(chromium, f"{STATUS} === 'Ready'")
     stub.cut()
     wait_for(chromium, f"{STATUS}.startsWith('Disconnected')")
