@@ -144,6 +144,8 @@ async def _answer(stub, websocket):
         elif kind == "say":
             speaking = asyncio.create_task(_say(websocket, utterance))
         elif kind == "end":
+            if speaking is None:  # of sound; it has no face for that
+                await _tell(websocket, "ended", utterance=utterance, frames=0)
             utterance += 1
         elif kind == "cancel":
             if speaking:

@@ -31,9 +31,12 @@ def stub():
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chromium")
-    browser = start_chromium(
-        folder, 360, 420, "--autoplay-policy=no-user-gesture-required"
+    flags = (
+        "--autoplay-policy=no-user-gesture-required",
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
     )
+    browser = start_chromium(folder, 360, 420, *flags)
     downloads = folder / "downloads"
     downloads.mkdir()
     allow = {"behavior": "allow", "downloadPath": str(downloads)}
@@ -257,6 +260,26 @@ def test_escape_stops_what_is_said(stub, chromium):
     # The next one is said and shown.
     click(chromium, "say")
     wait_for(chromium, "return toktalk.state().speaking && toktalk.gap() > 3")
+
+
+def test_the_space_bar_talks_while_it_is_held(stub, chromium):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    open_live(chromium, stub.url)
+    wait_for(chromium, f"{STATUS} === 'Ready'")
+    assert stub.heard[-1]["input"]["kind"] == "pcm"
+    before = stub.samples
+    ActionChains(chromium).key_down(Keys.SPACE).perform()
+    wait_for(chromium, f"{STATUS}.startsWith('Listening')")
+    rate = stub.heard[-1]["input"]["rate_hz"]
+    until(lambda: stub.samples - before > rate / 2)
+    ActionChains(chromium).key_up(Keys.SPACE).perform()
+    until(lambda: stub.kinds()[-1] == "end")
+    wait_for(chromium, f"{STATUS} === 'Ready'")
+    blocks = chromium.execute_script("return toktalk.captured()")
+    found = np.diff([block["at"] for block in blocks])
+    np.testing.assert_allclose(found, 0.02, atol=1e-6)  # none lost, none twice
 
 
 def test_it_tells_that_it_waits_and_comes_back(stub, chromium):

@@ -45,6 +45,8 @@ export function createConversation({ context, clock, controls, notice, changed, 
         if (any) {
           session.send("end");
           sender.turnTo(sender.utterance + 1);
+        } else {
+          speech.ended(sender.utterance);
         }
         changed();
       },
@@ -60,6 +62,7 @@ export function createConversation({ context, clock, controls, notice, changed, 
 
   function turned(name, more) {
     facts = more;
+    if (name === "asleep") input.closeMicrophone(); // nor does it listen in its sleep
     if (name === "ready") begin(more);
     else if (name !== "connecting") interrupted();
     if (name === "failed" && more.code === "bad_hello" && Object.keys(controls.wanted).length) {
