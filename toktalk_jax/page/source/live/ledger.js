@@ -53,8 +53,10 @@ export function createLedger() {
       if (sentAt !== null) lows = add(lows, sentAt - buffered);
       return { utterance, chunk, first, count, buffered, tokenised, solved, sent, spoken };
     },
-    // The entry's first frame is on show.
+    // The entry's first frame is on show. What was not spoken but said (a text) is made
+    // ahead and waits for its turn: only its first chunk tells a latency.
     painted(entry, at) {
+      if (entry.spoken === null && entry.chunk > 0) return;
       const zero = offset();
       const { buffered, tokenised, solved, sent, spoken } = entry;
       const waits = {
