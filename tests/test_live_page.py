@@ -262,6 +262,7 @@ def test_escape_stops_what_is_said(stub, chromium):
     wait_for(chromium, "return toktalk.state().speaking && toktalk.gap() > 3")
 
 
+@pytest.mark.long
 def test_the_space_bar_talks_while_it_is_held(stub, chromium):
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys

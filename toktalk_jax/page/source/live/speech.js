@@ -27,10 +27,10 @@ export function createSpeech(context, clock, painted) {
   let dry = 0;
   let spare = SPARE_S;
 
-  function find(number, audible) {
+  function find(number, audible, cushion = spare) {
     let found = queue.find((u) => u.number === number);
     if (!found) {
-      found = utteranceOf(number, audible, createTimeline(spare, !audible));
+      found = utteranceOf(number, audible, createTimeline(cushion, !audible));
       queue.push(found);
     }
     return found;
@@ -113,8 +113,9 @@ export function createSpeech(context, clock, painted) {
       return queue.some((u) => !u.eased);
     },
     // An utterance is about to be heard: its first sample belongs to clock time `origin`.
+    // Of a file nobody minds a later begin, but anybody a gap.
     begin(number, audible, origin) {
-      const u = find(number, audible);
+      const u = find(number, audible, audible ? 3 * spare : spare);
       u.origin = origin;
       return u;
     },
