@@ -72,8 +72,12 @@ def until(found, seconds=10):
 
 
 @contextlib.contextmanager
-def serving(engine, *, ready=True, limits=None, **options):
-    """A server of its own on a free port, in a thread; limits: fields of `Limits`."""
+def serving(engine, *, ready=True, limits=None, page=None, **options):
+    """A server of its own on a free port, in a thread.
+
+    Args:
+      limits: fields of `Limits`; page: what makes its page of the allowed origins.
+    """
     listening = server.listen("127.0.0.1", 0)
     port = listening.getsockname()[1]
     options = {
@@ -83,7 +87,7 @@ def serving(engine, *, ready=True, limits=None, **options):
         **options,
     }
     shared = room.Room(engine, room.Options(**options))
-    running = server.Server(shared)
+    running = server.Server(shared, page and page(options["origins"]))
     thread = threading.Thread(target=running.run, args=([listening],))
     thread.start()
     try:

@@ -101,12 +101,17 @@ def test_page_is_small_strict_and_escapes_its_texts(page):
     assert "Permission is hereby granted" in text  # three.js asks for its notice
 
 
-def test_bundle_was_built_from_the_source_beside_it():
+@pytest.mark.parametrize(
+    ("file", "folders"), [("watch.js", ["src"]), ("live.js", ["src", "live"])]
+)
+def test_bundle_was_built_from_the_source_beside_it(file, folders):
     digest = hashlib.sha256()
-    sources = sorted((FOLDER / "source/src").iterdir(), key=lambda path: path.name)
-    for path in [*sources, FOLDER / "source/package-lock.json"]:
-        digest.update(path.read_bytes())
-    first = (FOLDER / "bundle/watch.js").read_text().split("\n", 1)[0]
+    source = FOLDER / "source"
+    for folder in folders:
+        for path in sorted((source / folder).iterdir(), key=lambda path: path.name):
+            digest.update(path.read_bytes())
+    digest.update((source / "package-lock.json").read_bytes())
+    first = (FOLDER / "bundle" / file).read_text().split("\n", 1)[0]
     assert digest.hexdigest() in first, "run `npm ci && npm run build` in page/source"
 
 

@@ -5,11 +5,13 @@ r"""Serve a trained model live: many voices or token streams in, as many faces o
     TOKTALK_TOKEN=... python -m toktalk_jax.serve --host 0.0.0.0 \
         --origin https://faces.example
 
-Needs the extra [serve]. The wire is described in `toktalk_jax/live/protocol.py`; a
-client is `tools/live_client.py`. /healthz tells that the process lives, /readyz that
-every shape is compiled and the golden chunk was reproduced, /metrics speaks Prometheus.
-POST /export/KIND makes csv, glb, npz or usd of motion (`toktalk_jax/live/exports.py`).
-SIGTERM lets utterances end and exits 0.
+Needs the extra [serve]. `/` is a page to talk to: microphone, sound file or text in,
+the head, its curves and its latencies out, takes to keep; browsers give a microphone to
+127.0.0.1 and to https only. The wire is described in `toktalk_jax/live/protocol.py`;
+another client is `tools/live_client.py`. POST /export/KIND makes csv, glb, npz or usd of
+motion (`toktalk_jax/live/exports.py`). /healthz tells that the process lives, /readyz
+that every shape is compiled and the golden chunk was reproduced, /metrics speaks
+Prometheus. SIGTERM lets utterances end and exits 0.
 
 Text is said where the adapter's tokenizer is hibari and hibari-tts is installed (extra
 [demo]); ARKit weights and files are those of the stand-in head.
@@ -57,6 +59,7 @@ def parser():
         help="that clients must bring; better set TOKTALK_TOKEN",
     )
     p.add_argument("--origin", action="append", default=[], help="also allowed")
+    p.add_argument("--head", default="", help="FLAME file; default: the stand-in")
     p.add_argument("--cache", default=str(CACHE), help="of compiled programs; '': none")
     return p
 
@@ -81,7 +84,7 @@ def run(args):
         import prometheus_client  # noqa: F401
         import wsproto  # noqa: F401
 
-        from toktalk_jax.live import door, room, server
+        from toktalk_jax.live import door, pages, room, server
         from toktalk_jax.live.engine import Engine
     except ImportError as error:
         raise ImportError(f"{error}; install this project with [serve]") from None
@@ -109,9 +112,14 @@ def run(args):
         token=args.token,
         origins=door.origins(args.host, port, args.origin),
     )
+    page = pages.Page(engine.bundle.dataset, args.head, options.origins)
     name = f"[{args.host}]" if ":" in args.host else args.host
-    greeting = f"http://{name}:{port} is alive; /readyz tells when it is ready"
-    server.Server(room.Room(engine, options), greeting).run(sockets=[listening])
+    greeting = (
+        f"http://{name}:{port} is alive: open it in a browser, which tells when it is "
+        "ready (as /readyz does)"
+    )
+    running = server.Server(room.Room(engine, options), page, greeting)
+    running.run(sockets=[listening])
 
 
 def _list(text, kind, flag):

@@ -17,8 +17,12 @@ from toktalk_jax.live.exports import Exports
 RETRY_S = {"starting": 5.0, "draining": 10.0, "sessions": 2.0, "overloaded": 2.0}
 
 
-def application(room):
-    """The Starlette application; its lifespan prepares the room in the background."""
+def application(room, page=None):
+    """The Starlette application; its lifespan prepares the room in the background.
+
+    Args:
+      room: what connections share; page: `pages.Page`, or None for a bare wire.
+    """
 
     async def healthz(request):
         return JSONResponse({"alive": True})
@@ -51,6 +55,7 @@ def application(room):
         Route("/metrics", metrics),
         Route("/export/{kind}", Exports(room).answer, methods=["POST"]),
         WebSocketRoute("/live", live),
+        *(page.routes if page else ()),
     ]
     return Starlette(routes=routes, lifespan=lifespan)
 
@@ -86,11 +91,11 @@ async def _live(room, websocket):
 class Server(uvicorn.Server):
     """uvicorn that drains: a first signal lets utterances end, a second does not."""
 
-    def __init__(self, room, greeting=""):
-        """Serve `room`; the greeting is printed once signals are heard."""
+    def __init__(self, room, page=None, greeting=""):
+        """Serve `room` and `page`; the greeting is printed once signals are heard."""
         limits = room.options.limits
         config = uvicorn.Config(
-            application(room),
+            application(room, page),
             ws="wsproto",
             ws_max_size=limits.message_bytes,
             ws_per_message_deflate=False,  # nothing to gain, and no bomb to unpack

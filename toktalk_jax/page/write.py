@@ -102,6 +102,21 @@ def write_page(
     return _write(pathlib.Path(path), _fill(str(title), take))
 
 
+def pack_head(head, head_joint):
+    """A head without motion or sound: what `write_page` embeds of it, for a live page.
+
+    Args:
+      head: `flame.assets.Head`.
+      head_joint: joint of the last three coefficients, as in `flame.model.vertices`.
+    """
+    return {
+        "head_name": head.name,
+        "head_joint": head_joint,
+        "groups": GROUPS,
+        "block": pack.pack(_head_arrays(head, None), STEPS),
+    }
+
+
 def read_page(path):
     """What a page holds: its header, with the decoded arrays under "arrays".
 

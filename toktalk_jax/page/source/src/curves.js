@@ -1,7 +1,7 @@
 // Sound, lip opening and jaw opening over the whole take, with a playhead.
 
-const INK = "#8d949e";
-const FAINT = "#23272d";
+import { FAINT, INK, label } from "./pen.js";
+
 const PAD = 8; // half the scrubber's thumb, so that both run over the same pixels
 const BINS = 1200;
 
@@ -33,7 +33,7 @@ export function createCurves(canvas, take, measured, duration) {
     drawSound(pen, top(0) + 14, lanes[0].height - 14);
     lanes.forEach((lane, n) => {
       if (lane.values) drawLane(pen, lane, top(n));
-      label(pen, lane.name, top(n));
+      label(pen, lane.name, PAD, top(n) + 9);
     });
   }
 
@@ -85,16 +85,6 @@ export function createCurves(canvas, take, measured, duration) {
     pen.font = "11px system-ui, sans-serif";
     pen.textAlign = "right";
     pen.fillText(highest.toFixed(0), width - PAD, y + 9);
-  }
-
-  function label(pen, text, y) {
-    pen.font = "11px system-ui, sans-serif";
-    pen.textAlign = "left";
-    pen.lineWidth = 4;
-    pen.strokeStyle = "#15181c";
-    pen.strokeText(text, PAD, y + 9);
-    pen.fillStyle = INK;
-    pen.fillText(text, PAD, y + 9);
   }
 
   function draw(t) {

@@ -1,7 +1,11 @@
 // The data block that toktalk_jax/page/pack.py writes: one JSON text, arrays deflated.
 
 export async function readTake() {
-  const take = JSON.parse(document.getElementById("take").textContent);
+  return unpacked(JSON.parse(document.getElementById("take").textContent));
+}
+
+// A take with its `block` decoded to `arrays`.
+export async function unpacked(take) {
   if (typeof DecompressionStream === "undefined") {
     throw new Error(
       "This browser is too old: the page needs Chrome 80, Firefox 113 or Safari 16.4.",

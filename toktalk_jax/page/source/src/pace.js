@@ -3,7 +3,7 @@
 const MOST = 2;
 const LEAST = 0.5;
 const LATE_MS = 55;
-const PATIENCE = 8; // late frames in a row before the picture gets coarser
+const PATIENCE = 8; // late frames in a row before the picture gets coarser; fewer if very late
 
 export function createPace(renderer) {
   let share = 1;
@@ -18,7 +18,8 @@ export function createPace(renderer) {
     // `steady`: this frame follows the last without a pause, so the gap is its cost.
     frame(steady) {
       const now = performance.now();
-      late = steady && now - last > LATE_MS ? late + 1 : 0;
+      const gap = now - last;
+      late = steady && gap > LATE_MS ? late + Math.min(gap / LATE_MS, PATIENCE / 2) : 0;
       last = now;
       if (late < PATIENCE || share <= LEAST) return;
       late = 0;

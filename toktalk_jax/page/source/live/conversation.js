@@ -1,0 +1,254 @@
+// Session, input and speech put together: what a press of a button means on the wire.
+
+import { createInput } from "./input.js";
+import { createLedger } from "./ledger.js";
+import { createSender } from "./sender.js";
+import { createSession } from "./session.js";
+import { createSpeech } from "./speech.js";
+import { decodeFrames, decodeSound, FPS, kindOf } from "./wire.js";
+
+const READY_S = 8; // until a session that was asked for is there
+const TRACED = 4000;
+
+const MICROPHONE = {
+  NotAllowedError: "The browser keeps the microphone from this page: allow it beside the address.",
+  NotFoundError: "No microphone was found.",
+  NotReadableError: "The microphone is in use elsewhere.",
+};
+
+export function createConversation({ context, clock, controls, notice, changed, said, offered }) {
+  const ledger = createLedger();
+  const speech = createSpeech(context, clock, (entry) => ledger.painted(entry, performance.now()));
+  let sender = null;
+  let offer = null;
+  let facts = {};
+  let mode = "microphone";
+  let opening = false; // a talk was asked for, and the microphone or session is awaited
+  let awaited = false; // a text was sent, and nothing of it came yet
+  let loud = 0;
+  let captured = [];
+  let wasSpeaking = false;
+
+  const url = new URL("live", location.href);
+  url.protocol = url.protocol.replace("http", "ws");
+  const session = createSession(url.href, { state: turned, message: told, binary: came });
+  const input = createInput({
+    ...{ context, clock, speech },
+    on: {
+      energy: (value) => (loud = value),
+      took(at, media, value) {
+        captured.push({ at, media, utterance: sender.utterance, loudness: value });
+        if (captured.length > 2 * TRACED) captured = captured.slice(-TRACED);
+      },
+      dropped: (s) => notice(`The server cannot keep up: ${s.toFixed(1)} s of sound were dropped.`),
+      ended(any) {
+        if (any) {
+          session.send("end");
+          sender.turnTo(sender.utterance + 1);
+        } else {
+          speech.ended(sender.utterance);
+        }
+        changed();
+      },
+    },
+  });
+
+  const isText = () => mode === "text";
+
+  function hello() {
+    const pcm = { kind: "pcm", rate_hz: input.rate, dtype: "i16" };
+    return { input: isText() ? { kind: "text" } : pcm, ...controls.wanted };
+  }
+
+  function turned(name, more) {
+    facts = more;
+    if (name === "asleep") input.closeMicrophone(); // nor does it listen in its sleep
+    if (name === "ready") begin(more);
+    else if (name !== "connecting") interrupted();
+    if (name === "failed" && more.code === "bad_hello" && Object.keys(controls.wanted).length) {
+      controls.refused(more.why);
+      session.open(hello);
+    }
+    changed();
+  }
+
+  function begin(ready) {
+    offer = ready;
+    ledger.restart(ready);
+    if (ready.resumed) {
+      speech.hearAfter(ready.utterance - 1);
+      sender.again(ready);
+    } else {
+      sender = createSender(session.sendBinary, input.rate);
+      sender.turnTo(ready.utterance);
+      input.to(sender);
+      interrupted();
+      speech.hearAfter(-1);
+    }
+    controls.offer(ready);
+    offered(ready);
+    notice("");
+  }
+
+  function interrupted() {
+    awaited = false;
+    if (input.source) input.drop();
+    speech.ease();
+  }
+
+  function told(kind, fields) {
+    if (kind === "settings") controls.applied(fields);
+    else if (kind === "slow_down") slow(fields);
+    else if (kind === "go_on") {
+      notice("");
+      sender.goOn(fields);
+    } else if (kind === "cancelled") {
+      speech.hearAfter(fields.utterance);
+      if (!isText()) sender.turnTo(fields.next);
+    } else if (kind === "ended") {
+      awaited = false;
+      speech.ended(fields.utterance);
+    } else if (kind === "said") said(fields);
+    else if (kind === "error") wrong(fields);
+    changed();
+  }
+
+  function slow({ queued_s }) {
+    sender.slowDown();
+    notice(`The server asks for patience: ${queued_s.toFixed(1)} s of sound wait there.`);
+  }
+
+  function wrong({ code, message, utterance, expected }) {
+    awaited = false;
+    if (code === "bad_settings") controls.refused(message);
+    else if (code === "sequence") sender.again({ utterance, expected });
+    else if (code === "overrun" && !isText()) sender.refuse();
+    else notice(`The server could not use a message: ${message}`);
+  }
+
+  function came(message, received) {
+    try {
+      if (kindOf(message) === 3) speech.sound(decodeSound(message));
+      else frames(decodeFrames(message), received);
+      speech.pump();
+    } catch (error) {
+      notice(error.message);
+    }
+  }
+
+  function frames(message, received) {
+    const { utterance, first, count } = message;
+    awaited = false;
+    const u = speech.find(utterance);
+    const origin = u ? u.origin : null;
+    const entry = ledger.came(message, {
+      received,
+      spoken: origin === null ? null : clock.wallOf(origin + first / FPS),
+      sentAt: isText() ? null : sender.sentAt(utterance, (first + count) / FPS),
+    });
+    speech.frames(message, entry, isText());
+  }
+
+  async function whenReady() {
+    session.wake();
+    const until = performance.now() + 1000 * READY_S;
+    while (session.state !== "ready" && performance.now() < until) {
+      await new Promise((done) => setTimeout(done, 30));
+    }
+    return session.state === "ready";
+  }
+
+  // Who talks in between, or presses Stop, ends what is heard and shown.
+  function cancel() {
+    if (!input.source && !speech.busy && !awaited) return;
+    awaited = false;
+    const { utterance, media } = speech.shown;
+    const known = utterance && utterance.number >= 0;
+    input.drop();
+    session.send("cancel", known ? { frame: Math.floor(media * FPS) } : {});
+    speech.silence();
+    if (sender && !isText()) sender.turnTo(sender.utterance + 1);
+  }
+
+  function stop() {
+    opening = false;
+    cancel();
+    changed();
+  }
+
+  // Whether the way is free: sound allowed, nothing on show, a session there.
+  async function prepared() {
+    context.resume();
+    cancel();
+    return whenReady();
+  }
+
+  async function beginTalk() {
+    opening = true;
+    context.resume(); // while the press still counts as a gesture
+    notice("");
+    changed();
+    try {
+      await input.openMicrophone();
+    } catch (error) {
+      opening = false;
+      notice(MICROPHONE[error.name] || error.message);
+      return changed();
+    }
+    if (opening) await prepared();
+    const free = session.state === "ready";
+    if (opening && free) input.talk();
+    opening = false;
+    changed();
+  }
+
+  return {
+    ...{ ledger, speech, stop, beginTalk },
+    get offer() {
+      return offer;
+    },
+    get loudness() {
+      return loud;
+    },
+    get state() {
+      const busy = speech.busy && !input.source;
+      const { source } = input;
+      const speaking = speech.speaking || busy;
+      return { session: session.state, facts, source, speaking, opening, awaited };
+    },
+    captured: () => captured,
+    now: clock.now,
+    connect: (token) => session.open(hello, token),
+    set: (change) => session.send("set", change),
+    turnTo(wanted) {
+      const before = isText();
+      stop();
+      mode = wanted;
+      if (mode !== "microphone") input.closeMicrophone();
+      if (before !== isText()) session.open(hello);
+    },
+    endTalk() {
+      if (input.source === "microphone") input.finish();
+      opening = false;
+      changed();
+    },
+    async play(samples) {
+      if (await prepared()) input.play(samples);
+      changed();
+    },
+    async say(text) {
+      if (await prepared()) {
+        session.send("say", { text });
+        session.send("end");
+        awaited = true;
+      }
+      changed();
+    },
+    // To call now and then: the end of a speech has no event.
+    watch() {
+      if (wasSpeaking === speech.busy) return;
+      wasSpeaking = speech.busy;
+      changed();
+    },
+  };
+}
