@@ -10,8 +10,8 @@ the head, its curves and its latencies out, takes to keep; browsers give a micro
 127.0.0.1 and to https only. The wire is described in `toktalk_jax/live/protocol.py`;
 another client is `tools/live_client.py`. POST /export/KIND makes csv, glb, npz or usd
 of motion (`toktalk_jax/live/exports.py`). /healthz tells that the process lives,
-/readyz that every shape is compiled and the golden chunk was reproduced, /metrics speaks
-Prometheus. SIGTERM lets utterances end and exits 0.
+/readyz that every shape is compiled and the golden chunk was reproduced, /metrics
+speaks Prometheus. SIGTERM lets utterances end and exits 0.
 
 Text is said where the adapter's tokenizer is hibari and hibari-tts is installed (extra
 [demo]); ARKit weights and files are those of the stand-in head.
