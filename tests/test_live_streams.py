@@ -185,6 +185,20 @@ def test_settings_change_at_a_chunk_border(live, client):
     assert np.abs(found - plain)[10:].max() > 1e-4
 
 
+def test_every_set_is_answered_though_no_chunk_follows_it(client):
+    one = client()
+    for u, over in enumerate(("end", "cancel")):
+        one.say(speech(0.4), u)
+        one.wait(lambda c, u=u: sum(live_client.spoken(c, u)) >= 10)
+        one.send("set", style_strength=1.5)  # at the second time, what is in force
+        one.send(over)
+        one.told({"end": "ended", "cancel": "cancelled"}[over])
+        assert one.told("settings", u + 1)["style_strength"] == 1.5
+    one.send("stats")
+    one.told("stats")
+    assert len([t for t in one.texts if t["type"] == "settings"]) == 2
+
+
 def test_an_uploaded_style_is_encoded_as_offline(live, client):
     import base64
     import io

@@ -233,15 +233,16 @@ class Connection:
         before, offer = self.state.session.settings, self.room.engine.offer
         settings = protocol.change(message, before, offer)
         self.state.session = dataclasses.replace(self.state.session, settings=settings)
+        self.state.asked = True
         if self.state.speech is None:
-            told = settings.wire() | {"restarted": False}
-            self.outbox.tell([("settings", told)])
+            self.speaker.answer(settings)
 
     def _cancel(self, utterance, frame):
-        self._cancels.append(time.perf_counter())
+        came = time.perf_counter()
         listening, over, messages = session.cancel(
             self.state.session, utterance, self.limits
         )
+        self._cancels.append(came)
         self.state.session = listening
         # The answer goes before the eased return that the speaker puts.
         self.outbox.forget(over)

@@ -42,8 +42,8 @@ Server, text:
              Limits are in seconds of media or of time, bytes, and characters. Columns:
              of the outputs agreed on where they begin and end in a frame, such as
              {"motion": [0, 56], "arkit": [56, 108], "names": ARKit's 52}.
-  settings   {what is in force, "restarted"}, after a `set`, when it takes effect; at
-             once where no utterance is going on.
+  settings   {what is in force, "restarted"}, after a `set`, when it takes effect: at
+             once where no utterance is going on, when that is over at the latest.
   slow_down  {"queued_s"}: more input is queued than `input_s`; `go_on` when it is half
              that. Input beyond twice `input_s` is refused with error `overrun`.
              Of text at most `text_chars` wait to be spoken; more is refused with error

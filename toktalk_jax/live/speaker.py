@@ -33,6 +33,7 @@ class State:
       session, speech: listening and speaking side; ear: of the speech's input, of
         text its `mouth.Mouth`; said: `mouth.Said` of the newest text.
       begun: `time.perf_counter` at ready; inbox: `Item`s.
+      asked: whether a set waits for its answer.
       shown: the newest `binary.Frames` sent, all of one utterance.
     """
 
@@ -41,6 +42,7 @@ class State:
     speech: session.Speech | None = None
     ear: object = None
     said: mouth.Said | None = None
+    asked: bool = False
     inbox: collections.deque = dataclasses.field(default_factory=collections.deque)
     shown: list = dataclasses.field(default_factory=list)
 
@@ -57,7 +59,7 @@ class Speaker:
         self.state, self.room, self.outbox, self.now = state, room, outbox, now
         self.busy, self._stopping = False, False
         self._refuse, self._limits = refuse, room.options.limits
-        self._solving = self._sounding = None
+        self._solving, self._sounding = None, []
         self._something = asyncio.Event()
 
     @property
@@ -83,8 +85,10 @@ class Speaker:
         if state.said and state.said.utterance <= over:
             state.said = None
         if state.speech is not None and state.speech.utterance <= over:
+            self._tell_settings()
             state.speech = None
-            for task in (self._solving, self._sounding):
+            # Each of them: a task that has not begun cancels none that it waits for.
+            for task in (self._solving, *self._sounding):
                 if task:
                     task.cancel()
         shown = state.shown[-1] if state.shown else None
@@ -109,6 +113,12 @@ class Speaker:
             item = state.inbox.popleft()
             await (self._say(item) if isinstance(item.units, str) else self._hear(item))
 
+    def answer(self, settings, restarted=False):
+        """Tell that these settings are in force."""
+        self.state.asked = False
+        told = settings.wire() | {"restarted": restarted}
+        self.outbox.tell([("settings", told)])
+
     def reached(self, what, utterance):
         """Note when an utterance of text got where; `said` when all is known."""
         said = self.state.said
@@ -125,17 +135,19 @@ class Speaker:
         self.outbox.tell(messages)
         finding = self.room.words(mouth.sentences, item.units)
         if state.speech is None:
-            state.said = mouth.Said(item.utterance, item.came)
-            found, _ = await asyncio.gather(finding, self._begin(item))
+            speech = self._begin(item)
+            found, _ = await asyncio.gather(finding, self._open(speech))
         else:
             state.speech = session.resumed(state.speech, self.now())
             found = await finding
-        if not found and state.speech is not None:
+        if state.speech is None:
+            return  # cancelled meanwhile
+        if not found:
             self._refuse(ProtocolError("bad_text", "nothing in it can be spoken"))
+        elif state.said is None:
+            state.said = mouth.Said(item.utterance, item.came)
         try:
             for symbols in found:
-                if state.speech is None:
-                    return
                 tokens, uttered = await self.room.words(state.ear.utter, symbols)
                 if state.speech is None:
                     return
@@ -143,24 +155,26 @@ class Speaker:
                 state.speech = session.heard(
                     state.speech, tokens, item.came, self.now()
                 )
-                self._sounding = asyncio.create_task(
-                    self._sound(uttered, self._sounding)
-                )
+                sound = self._sound(uttered, self._sounding[-1:])
+                self._sounding.append(asyncio.create_task(sound))
                 while state.speech is not None and await self._chunk(False):
                     pass
+                if state.speech is None:
+                    return
             if self._sounding:
-                await asyncio.wait({self._sounding})
-                if not self._sounding.cancelled():
-                    self._sounding.result()
+                last = self._sounding[-1]  # which waits for the others
+                await asyncio.wait({last})
+                if not last.cancelled():
+                    last.result()
         finally:
-            if self._sounding:
-                self._sounding.cancel()
-            self._sounding = None
+            for task in self._sounding:
+                task.cancel()
+            self._sounding = []
 
     async def _sound(self, uttered, before):
-        """Put a sentence's sound, after that of the sentence `before`."""
-        if before:
-            await before
+        """Put a sentence's sound; before: the task of the one before it, if any."""
+        for task in before:
+            await task
         utterance = self.state.speech.utterance
         pieces = await self.room.sound(self.state.ear.sound, uttered, utterance)
         self.reached("sound", utterance)
@@ -176,7 +190,7 @@ class Speaker:
     async def _hear(self, item):
         state, last = self.state, item.units is None
         if state.speech is None:
-            await self._begin(item)
+            await self._open(self._begin(item))
         if (speech := state.speech) is None:
             return  # cancelled meanwhile
         units = state.session.form.no_units if last else item.units
@@ -189,7 +203,8 @@ class Speaker:
         if last and state.speech is not None:
             self._ended()
 
-    async def _begin(self, item):
+    def _begin(self, item):
+        """The speech of an item's utterance; it can be cancelled from now on."""
         state = self.state
         form, settings = state.session.form, state.session.settings
         source = self.room.engine.sources[form.source]
@@ -200,12 +215,15 @@ class Speaker:
         else:
             state.ear = ears.Stack(form.stack, form.width)
         none = np.zeros((0, len(source.mean)), np.float32)
-        speech = session.Speech(item.utterance, item.came, settings, none)
-        state.speech = speech
-        # Opened before the first chunk is due, not when it waits for its solve.
-        row = await self._row(speech, settings)
-        if state.speech is speech:
-            state.speech = dataclasses.replace(speech, row=row)
+        state.speech = session.Speech(item.utterance, item.came, settings, none)
+        state.said = None
+        return state.speech
+
+    async def _open(self, speech):
+        """Its row: before the first chunk is due, not when it waits for its solve."""
+        row = await self._row(speech, speech.settings)
+        if self.state.speech is speech:
+            self.state.speech = dataclasses.replace(speech, row=row)
 
     async def _chunk(self, last):
         """Solve the next chunk and put its frames; False if none is due."""
@@ -261,9 +279,8 @@ class Speaker:
             self.state.speech = dataclasses.replace(
                 speech, settings=settings, restarted=restarted
             )
-        if settings != before:
-            told = settings.wire() | {"restarted": restarted}
-            self.outbox.tell([("settings", told)])
+        if settings != before or self.state.asked:
+            self.answer(settings, restarted)
         key = self._key(settings)
         size = settings.chunk_frames // mo.FRAMES_PER_TOKEN
         chunk = rows.padded(tokens, size, room.engine.sources[key.source].mean)
@@ -286,6 +303,7 @@ class Speaker:
 
     def _ended(self):
         state, speech = self.state, self.state.speech
+        self._tell_settings()
         state.speech = None
         if speech.frame:
             ids = (speech.utterance, speech.chunk, speech.frame)
@@ -297,6 +315,12 @@ class Speaker:
         if state.session.form.kind == "text":
             told["seconds"] = state.ear.seconds
         self.outbox.tell([*messages, ("ended", told)])
+
+    def _tell_settings(self):
+        """Of a speech that ends: those that no chunk of it came to take up."""
+        settings = self.state.session.settings
+        if self.state.asked or settings != self.state.speech.settings:
+            self.answer(settings)
 
     def _rest(self, last, ids):
         """Put the return from `last` [1 or 2, F]; ids: utterance, chunk, frame."""
