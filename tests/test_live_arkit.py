@@ -1,5 +1,7 @@
 """ARKit weights on the wire: those of the motion that went out, and nothing else."""
 
+import asyncio
+
 import numpy as np
 import pytest
 
@@ -97,6 +99,19 @@ def test_a_cancel_keeps_the_order_of_frames(client):
     assert [f for f in one.frames if f.utterance == 0][-1] is rest
     said = [f for f in one.frames if not f.flags & binary.REST]
     assert rest.first == sum(len(f.motion) for f in said)
+
+
+def test_a_server_that_drains_sends_the_last_weights_too(live_engine):
+    """They are still being made when the session has nothing more to say."""
+    with serving(live_engine) as server:
+        one = server.client(outputs=BOTH)
+        one.say(speech(1.0))
+        one.wait(lambda c: c.frames)
+        asyncio.run_coroutine_threadsafe(server.room.drain(), server.loop())
+        assert one.told("bye")["reason"] == "draining"
+        assert one.told("ended")["frames"] == 25
+        assert len(live_client.motion_of(one)) == 25
+        assert len(rest_of(one)) == 1
 
 
 def test_frames_round_trip_in_every_width():

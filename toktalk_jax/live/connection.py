@@ -264,6 +264,9 @@ class Connection:
                 await self.socket.send_bytes(binary.encode_sound(item))
             else:
                 await self._write_frames(item)
+        except asyncio.CancelledError:
+            self.outbox.put_back(item)  # the session ends, and says what is left
+            raise
         except (OSError, RuntimeError, WebSocketDisconnect):
             raise Over("gone") from None
         if isinstance(item, str) and item.startswith('{"type": "cancelled"'):

@@ -61,6 +61,11 @@ class Outbox:
             return item
         return dataclasses.replace(item, dropped=self._lost[item.utterance])
 
+    def put_back(self, item):
+        """What `get` gave and nobody could send is the next again."""
+        self._waiting.appendleft(item)
+        self._ready.set()
+
     def __len__(self):
         return len(self._waiting)
 
