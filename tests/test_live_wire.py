@@ -121,6 +121,7 @@ def test_b2_b5_a_bad_hello_is_refused_by_code(change):
         (512, 12.5, "i16", False),
         (512, "12.5", "f32", False),
         (512, float("nan"), "f32", False),
+        (10**400, 12.5, "f32", False),
     ],
 )
 def test_b2_tokens_must_stack_to_the_models_width(dim, rate, dtype, fits):
@@ -213,6 +214,17 @@ def test_input_is_bounded_in_seconds_of_media():
     assert used
 
 
+def test_messages_that_wait_are_bounded_however_short():
+    one, _, _ = session.take(opened(), 0, 0, 0.0, LIMITS)
+    with pytest.raises(session.Refused) as full:
+        session.take(one, 0, 1, 0.001, LIMITS, full=True)
+    assert full.value.wire()["expected"] == 1
+    one = full.value.session
+    assert session.take(one, 0, 2, 0.001, LIMITS, full=True) == (one, False, [])
+    one, messages = session.solved(one, 0, 0.0, LIMITS)
+    assert messages[0][0] == "go_on" and messages[0][1]["expected"] == 1
+
+
 def test_i1_cancel_is_idempotent_and_moves_on_once():
     with pytest.raises(ProtocolError, match="at most 2.0 s"):
         session.take(opened(), 0, 0, 2.1, LIMITS)
@@ -288,6 +300,11 @@ def test_l3_a_full_outbox_drops_its_oldest_frames_and_says_so():
             f"text {i}" for i in range(10)
         ]
         box.put(binary.Frames(motion, 0, 1, 3, 0, 0))
+        box.put("later")
+        item = await box.get()
+        box.put_back(item)
+        assert (await box.get()).utterance == 3 and await box.get() == "later"
+        box.put(item)
         box.forget(3)
         assert len(box) == 0
         with pytest.raises(OverflowError):
@@ -390,6 +407,10 @@ def test_x1_origins_match_exactly(origin, fits):
     allowed = door.origins("127.0.0.1", 8000, ["https://faces.example"])
     headers = Headers({} if origin is None else {"origin": origin})
     assert door.refusal(headers, [], allowed, "") == (None if fits else (403, "origin"))
+
+
+def test_x1_the_usual_port_stands_in_no_origin():
+    assert "http://127.0.0.1" in door.origins("127.0.0.1", 80)
 
 
 @pytest.mark.parametrize(

@@ -185,18 +185,22 @@ class Connection:
         state, came = self.state, self.now()
         form = state.session.form
         utterance, sequence, units = binary.decode_input(data, form)
-        self._check_room()
         state.session, used, messages = session.take(
             *(state.session, utterance, sequence, len(units) / form.rate_hz),
-            self.limits,
+            *(self.limits, self._full),
         )
         self.outbox.tell(messages)
         if used:
             self.speaker.put(Item(utterance, units, came))
 
+    @property
+    def _full(self):
+        return len(self.state.inbox) >= MAX_ITEMS
+
     def _check_room(self):
-        if len(self.state.inbox) >= MAX_ITEMS:
-            raise ProtocolError("overrun", f"{MAX_ITEMS} messages wait to be heard")
+        if self._full:
+            text = f"{MAX_ITEMS} messages wait to be heard"
+            raise session.overrun(self.state.session, text)
 
     def _control(self, message):
         kind = message["type"]

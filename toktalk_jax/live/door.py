@@ -14,7 +14,8 @@ def origins(host, port, more=()):
     """The origins that a server at host and port allows, and those named beside."""
     hosts = {host, *LOOPBACK} if host in LOOPBACK else {host}
     named = [f"[{h}]" if ":" in h else h for h in hosts]
-    return frozenset(f"http://{h}:{port}" for h in named) | frozenset(more)
+    place = "" if port == 80 else f":{port}"  # which a browser leaves out
+    return frozenset(f"http://{h}{place}" for h in named) | frozenset(more)
 
 
 def check_options(host, token):

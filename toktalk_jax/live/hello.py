@@ -94,7 +94,8 @@ def _input_format(raw, offer):
         )
     width = offer.sources[name][0]
     stack = rate / mo.TOKEN_HZ if is_number(rate) and rate > 0 else 0.5
-    fits = type(dim) is int and stack == round(stack) and dim * stack == width
+    # Divided: an integer of a thousand digits times a float is none.
+    fits = type(dim) is int and stack == round(stack) and dim == width / stack
     if not fits or dtype not in ("f16", "f32"):
         raise ProtocolError(
             "bad_hello",

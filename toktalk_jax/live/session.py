@@ -73,8 +73,10 @@ class Session:
         return {name: self.queued_s}
 
 
-def take(session, utterance, sequence, seconds, limits):
+def take(session, utterance, sequence, seconds, limits, full=False):
     """Accept a binary message: (session, whether to use it, [(type, fields)] to send).
+
+    `full`: as many messages wait as may, however short they are.
 
     Raises:
       Refused: `utterance`, `sequence` or `overrun`; carries the session as it then is.
@@ -95,10 +97,9 @@ def take(session, utterance, sequence, seconds, limits):
         ahead = sequence > session.sequence
         came = f"message {sequence} came, {session.sequence} was expected"
         raise Refused(refusing if ahead else session, "sequence", came, **expected)
-    if session.queued_s + seconds > 2 * limits.input_s:
+    if full or session.queued_s + seconds > 2 * limits.input_s:
         text = f"{session.queued_s:.2f} s are queued; wait for go_on"
-        refusing = dataclasses.replace(refusing, slowed=True)  # a go_on will come
-        raise Refused(refusing, "overrun", text, **expected)
+        raise overrun(refusing, text)
     queued = _with(session.queued, utterance, seconds)
     session = dataclasses.replace(
         session, sequence=sequence + 1, queued=queued, refusing=False
@@ -116,12 +117,17 @@ def say(session, text, limits):
       Refused: `overrun`; carries the session as it then is.
     """
     if session.queued_s + len(text) > limits.text_chars:
-        refusing = dataclasses.replace(session, slowed=True)  # a go_on will come
         told = f"{session.queued_s} characters wait; wait for go_on"
-        expected = {"utterance": session.receiving, "expected": session.sequence}
-        raise Refused(refusing, "overrun", told, **expected)
+        raise overrun(session, told)
     queued = _with(session.queued, session.receiving, len(text))
     return dataclasses.replace(session, queued=queued)
+
+
+def overrun(session, text):
+    """What to raise where too much waits already: dropped, and a go_on will come."""
+    expected = {"utterance": session.receiving, "expected": session.sequence}
+    slowed = dataclasses.replace(session, slowed=True)
+    return Refused(slowed, "overrun", text, **expected)
 
 
 def solved(session, utterance, seconds, limits):
