@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from tests.live_servers import close_to, say, serving, solo, speech
+from tests.live_servers import close_to, say, serving, solo, speech, until
 from toktalk_jax import motion as mo
 from toktalk_jax import takes
 from toktalk_jax.export import live_link
@@ -111,6 +111,21 @@ def test_a_body_without_a_length_is_bounded_too(live):
         assert post(live, "csv", many)[0] == 413
     except ConnectionError:
         pass  # refused, and closed, while it was still being sent
+
+
+def test_bodies_that_come_at_once_are_few(live):
+    """Who sends none of what it announces keeps others out no longer than it stays."""
+    body, idle = some_motion(3).tobytes(), []
+    for _ in range(exports.MOST_BODIES):
+        one = http.client.HTTPConnection("127.0.0.1", live.port, timeout=30)
+        one.putrequest("POST", "/export/csv")
+        one.putheader("Content-Length", "672")
+        one.endheaders()
+        idle.append(one)
+    until(lambda: post(live, "csv", body)[0] == 503)
+    for one in idle:
+        one.close()
+    until(lambda: post(live, "csv", body)[0] == 200)
 
 
 def test_a_token_is_wanted(live_engine):

@@ -30,6 +30,7 @@ KINDS = {
 MAX_S = 600
 MAX_BYTES = MAX_S * mo.FPS * mo.F * 4
 BODY_S, RETRY_S = 20.0, 2
+MOST_BODIES = 4  # that come at once, each of `MAX_BYTES` perhaps
 
 
 class Refused(Exception):
@@ -45,14 +46,14 @@ class Exports:
 
     def __init__(self, room):
         """Of the room's face."""
-        self.room, self._busy = room, False
+        self.room, self._busy, self._bodies = room, False, 0
 
     async def answer(self, request):
         """Starlette's endpoint."""
         kind = request.path_params["kind"]
         try:
             self._check(request, kind)
-            motion = _motion(await _body(request))
+            motion = _motion(await self._received(request))
             data = await self._made(kind, motion)
         except Refused as refused:
             headers = {"Retry-After": str(RETRY_S)} if refused.status == 503 else {}
@@ -80,6 +81,15 @@ class Exports:
             raise Refused(503, room.state)
         if room.engine.face is None:
             raise Refused(501, "this server has no head of its face model")
+
+    async def _received(self, request):
+        if self._bodies >= MOST_BODIES:
+            raise Refused(503, "other files are asked for")
+        self._bodies += 1
+        try:
+            return await _body(request)
+        finally:
+            self._bodies -= 1
 
     async def _made(self, kind, motion):
         if self._busy:
