@@ -73,9 +73,10 @@ class Client:
                     self.changed.notify_all()
         except (OSError, websocket.WebSocketException):
             pass
-        with self.changed:
-            self.over = True
-            self.changed.notify_all()
+        finally:  # of a damaged message, too: whoever waits is told
+            with self.changed:
+                self.over = True
+                self.changed.notify_all()
 
     def wait(self, found, timeout=30):
         """The first true value of found(self).
