@@ -69,7 +69,8 @@ def serving(**facts):
     listening = server.listen("127.0.0.1", 0)
     stub = Stub(port=listening.getsockname()[1], **facts)
     origins = door.origins("127.0.0.1", stub.port)
-    page = pages.Page({"face_model": "stand_in", "head_joint": "neck"}, "", origins)
+    dataset = {"face_model": "stand_in", "head_joint": "neck"}
+    page = pages.Page(dataset, "", origins, stub.token)
 
     async def live(websocket):
         await _live(stub, websocket)

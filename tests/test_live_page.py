@@ -1,13 +1,13 @@
 """The live page: what it is served with, and what Chromium makes of it."""
 
+import asyncio
 import gzip
 import json
-import shutil
-import subprocess
 import urllib.request
 
 import numpy as np
 import pytest
+from starlette.requests import Request
 
 from tests import live_stub
 from tests.live_servers import until
@@ -16,9 +16,7 @@ from toktalk_jax import motion as mo
 from toktalk_jax import takes
 from toktalk_jax.flame.assets import load_head
 from toktalk_jax.live import pages
-from toktalk_jax.page import shade
 
-LIVE = shade.__file__.replace("shade.py", "source/live")
 STATUS = "return document.getElementById('status').textContent"
 
 
@@ -108,6 +106,25 @@ def test_a_head_that_the_model_does_not_move_is_told():
     page = pages.Page({"face_model": "flame2023", "head_joint": "neck"})
     with pytest.raises(ValueError, match="face model 'flame2023'"):
         page._head.result(90)
+
+
+def test_x2_a_head_of_the_user_is_given_for_the_token_only():
+    dataset = {"face_model": "stand_in", "head_joint": "neck"}
+    page = pages.Page(dataset, "", ["http://127.0.0.1:1"], "secret")
+    cases = [
+        (401, {}),
+        (401, {"Authorization": "Bearer wrong"}),
+        (403, {"Authorization": "Bearer secret", "Origin": "http://evil.example"}),
+        (200, {"Authorization": "Bearer secret", "Origin": "http://127.0.0.1:1"}),
+    ]
+    for status, given in cases:
+        raw = [(k.lower().encode(), v.encode()) for k, v in given.items()]
+        request = Request({"type": "http", "headers": raw})
+        answer = asyncio.run(page._send_head(request))
+        assert answer.status_code == status
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        told = json.loads(answer.body)
+        assert list(told)[0] == ("fps" if status == 200 else "error")
 
 
 def test_x4_only_its_own_origin_is_asked_and_nothing_is_refused(stub, chromium):
@@ -307,74 +324,13 @@ def test_it_asks_for_the_token(stub, chromium):
         stub.token = ""
 
 
-TIMELINE = """
-import { createTimeline } from "%s/timeline.js";
-const t = createTimeline(0.05);
-const seen = [t.at(1, 0, false), t.at(2, 0.4, false), t.at(2.25, 0.4, false)];
-seen.push(t.at(2.6, 0.4, false), t.at(2.7, 0.4, false)); // ran dry: held
-seen.push(t.at(3, 0.8, false), t.at(3.15, 0.8, false)); // and on, with a cushion
-seen.push(t.at(4, 1.2, true), t.dry);
-const late = createTimeline(0.05, true);
-let covered = 0.4;
-late.at(0, covered, false);
-for (let now = 0.02, k = 1; now < 20; now += 0.02) {
-  if (now > 0.4 * k - (k > 3 ? 0.3 : 0)) { // from the third on they come 0.3 s sooner
-    late.came(now, covered);
-    covered += 0.4;
-    k += 1;
-  }
-  late.at(now, covered, false);
-}
-console.log(JSON.stringify([seen, late.zero, late.dry]));
-"""
-
-
-SENDER = """
-import { createSender } from "%s/sender.js";
-let out = [];
-const sent = () => { const all = out; out = []; return all; };
-const tell = (message) => out.push(new DataView(message).getUint32(8, true));
-const sender = createSender(tell, 1000);
-function push(count) {
-  let taken = 0;
-  while (count--) taken += sender.push(new Int16Array(500));
-  return taken;
-}
-push(3);
-const seen = [sent()];
-sender.slowDown();
-seen.push(push(6), sent()); // 2 s are held, the rest is dropped
-sender.goOn({ utterance: 0, expected: 1 }); // 1 and 2 are on their way
-seen.push(sent());
-sender.refuse();
-push(1);
-sender.goOn({ utterance: 0, expected: 5 });
-seen.push(sent());
-sender.turnTo(1);
-push(1);
-seen.push(sent());
-console.log(JSON.stringify(seen));
-"""
-
-
-def node(script):
-    """What a script prints; `%s` in it: the folder of the page's sources."""
-    program = shutil.which("node")
-    if not program:
-        pytest.skip("node is not on this machine")
-    command = [program, "--input-type=module", "-e", script % LIVE]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
-
-
-def test_sound_is_sent_once_unless_it_was_refused():
-    found = node(SENDER)
-    assert found == [[0, 1, 2], 4, [], [3, 4, 5, 6], [5, 6, 7], [0]]
-
-
-def test_time_is_held_where_nothing_came_and_caught_up_afterwards():
-    seen, zero, dry = node(TIMELINE)
-    assert seen[0] is None and seen[-1] == 1
-    wanted = [0, 0.2, 0.4, 0.4, 0.4, 0.5, 1.35]
-    np.testing.assert_allclose(seen[1:-1], wanted, atol=1e-9)
-    assert dry == 0 and -0.3 < zero < -0.15
+def test_a_head_that_needs_the_token_is_worn_after_it(chromium):
+    with live_stub.serving(token="a-token") as server:
+        chromium.get(server.url)
+        wait_for(chromium, "return !document.getElementById('door').hidden")
+        assert not chromium.execute_script("return toktalk.ready || toktalk.error")
+        chromium.find_element("id", "token").send_keys("a-token\n")
+        wait_for(chromium, "return toktalk.ready", 90)
+        assert chromium.execute_script(
+            "return document.getElementById('loading').hidden"
+        )

@@ -112,7 +112,8 @@ def run(args):
         token=args.token,
         origins=door.origins(args.host, port, args.origin),
     )
-    page = pages.Page(engine.bundle.dataset, args.head, options.origins)
+    asked = args.token if args.head else ""  # the stand-in may be seen by anybody
+    page = pages.Page(engine.bundle.dataset, args.head, options.origins, asked)
     name = f"[{args.host}]" if ":" in args.host else args.host
     greeting = (
         f"http://{name}:{port} is alive: open it in a browser, which tells when it is "

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from toktalk_jax import motion as mo
 from toktalk_jax.flame.assets import head_of
+from toktalk_jax.live import door
 from toktalk_jax.page.write import pack_head
 
 FILES = {
@@ -38,7 +39,7 @@ class Page:
       routes: Starlette's, of the page's files and its head.
     """
 
-    def __init__(self, dataset, head="", origins=()):
+    def __init__(self, dataset, head="", origins=(), token=""):
         """Read the files; the head is packed in a thread meanwhile (seconds).
 
         Args:
@@ -46,10 +47,11 @@ class Page:
           head: the user's FLAME file; "" for the stand-in.
           origins: that the server allows; their WebSockets are named in the policy, for
             not every browser counts them under 'self'.
+          token: that the head is given for; a user's is licensed to that user.
         """
-        self._headers = headers(origins)
+        self._headers, self._guard = headers(origins), (frozenset(origins), token)
         beside = concurrent.futures.ThreadPoolExecutor(1, "head")
-        self._head = beside.submit(head_json, dataset, head)
+        self._head = beside.submit(self._packed, dataset, head)
         beside.shutdown(wait=False)
         bundle = importlib.resources.files("toktalk_jax.page") / "bundle"
         self.routes = [Route("/head.json", self._send_head)]
@@ -57,12 +59,19 @@ class Page:
             file = File((bundle / name).read_bytes(), kind, self._headers)
             self.routes.append(Route(path, file.send))
 
+    def _packed(self, dataset, head):
+        return File(head_json(dataset, head), "application/json", self._headers)
+
     async def _send_head(self, request):
+        if refusal := door.refusal(request.headers, [], *self._guard):
+            status, reason = refusal
+            told = {"error": f"refused by {reason}"}
+            return JSONResponse(told, status, self._headers)
         try:
-            data = await asyncio.wrap_future(self._head)
+            file = await asyncio.wrap_future(self._head)
         except (ValueError, OSError) as error:
             return JSONResponse({"error": str(error)}, 503, self._headers)
-        return await File(data, "application/json", self._headers).send(request)
+        return await file.send(request)
 
 
 class File:

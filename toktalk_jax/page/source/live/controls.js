@@ -5,6 +5,7 @@ const SEND_AFTER_MS = 120; // a slider that is dragged sends where it rests
 export function createControls($, { send, bytes, fail }) {
   let force = null; // settings in force, as the server told
   let wanted = {}; // of this page, to say in the next hello
+  let granted = {}; // those of them that were not refused
   let uploaded = null; // {name, npz} of the clip chosen last
   let timer = 0;
   let pending = {};
@@ -22,6 +23,7 @@ export function createControls($, { send, bytes, fail }) {
     clearTimeout(timer);
     timer = setTimeout(() => {
       send(pending);
+      granted = wanted;
       wanted = { ...wanted, ...pending };
       pending = {};
     }, SEND_AFTER_MS);
@@ -63,11 +65,11 @@ export function createControls($, { send, bytes, fail }) {
   }
 
   async function upload(file) {
-    const data = new Uint8Array(await file.arrayBuffer());
-    if (data.length > 0.74 * bytes()) {
+    if (file.size > 0.74 * bytes()) {
       const most = Math.floor((0.74 * bytes()) / 1024);
-      return fail(`${file.name} has ${Math.ceil(data.length / 1024)} KB; at most ${most} KB.`);
+      return fail(`${file.name} has ${Math.ceil(file.size / 1024)} KB; at most ${most} KB.`);
     }
+    const data = new Uint8Array(await file.arrayBuffer());
     const names = [...$("style").options].map((o) => o.value).filter((v) => v !== "\0clip");
     uploaded = { name: file.name, npz: base64(data) };
     listStyles(names);
@@ -116,7 +118,8 @@ export function createControls($, { send, bytes, fail }) {
     },
     // The server refused a change: what is in force stands.
     refused(message) {
-      wanted = {};
+      wanted = granted;
+      granted = {};
       fail(message);
       if (force) showForce();
     },

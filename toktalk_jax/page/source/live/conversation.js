@@ -25,6 +25,8 @@ export function createConversation({ context, clock, controls, notice, changed, 
   let mode = "microphone";
   let opening = false; // a talk was asked for, and the microphone or session is awaited
   let awaited = false; // a text was sent, and nothing of it came yet
+  let wish = 0; // counts what was asked for; a later one makes an earlier one void
+  let cancels = 0; // that were not answered yet
   let loud = 0;
   let captured = [];
   let wasSpeaking = false;
@@ -40,9 +42,16 @@ export function createConversation({ context, clock, controls, notice, changed, 
         captured.push({ at, media, utterance: sender.utterance, loudness: value });
         if (captured.length > 2 * TRACED) captured = captured.slice(-TRACED);
       },
-      dropped: (s) => notice(`The server cannot keep up: ${s.toFixed(1)} s of sound were dropped.`),
+      dropped: () => notice("The server cannot keep up: some of the sound is dropped."),
+      unplugged() {
+        opening = false;
+        if (input.source === "microphone") input.finish();
+        input.closeMicrophone();
+        notice("The microphone is gone.");
+      },
       ended(any) {
         if (any) {
+          sender.flush();
           session.send("end");
           sender.turnTo(sender.utterance + 1);
         } else {
@@ -74,7 +83,11 @@ export function createConversation({ context, clock, controls, notice, changed, 
 
   function begin(ready) {
     offer = ready;
+    cancels = 0;
     ledger.restart(ready);
+    if (ready.resumed && !isText() && ready.utterance !== sender.utterance) {
+      return session.open(hello); // an end or a cancel was lost with the socket
+    }
     if (ready.resumed) {
       speech.hearAfter(ready.utterance - 1);
       sender.again(ready);
@@ -103,8 +116,10 @@ export function createConversation({ context, clock, controls, notice, changed, 
       notice("");
       sender.goOn(fields);
     } else if (kind === "cancelled") {
-      speech.hearAfter(fields.utterance);
-      if (!isText()) sender.turnTo(fields.next);
+      cancels = Math.max(cancels - 1, 0);
+      // Of several the last answer counts: what came since is over, too.
+      if (!cancels) speech.hearAfter(fields.utterance);
+      if (!isText() && fields.next > sender.utterance) sender.turnTo(fields.next);
     } else if (kind === "ended") {
       awaited = false;
       speech.ended(fields.utterance);
@@ -166,24 +181,28 @@ export function createConversation({ context, clock, controls, notice, changed, 
     const known = utterance && utterance.number >= 0;
     input.drop();
     session.send("cancel", known ? { frame: Math.floor(media * FPS) } : {});
+    cancels += 1;
     speech.silence();
     if (sender && !isText()) sender.turnTo(sender.utterance + 1);
   }
 
   function stop() {
     opening = false;
+    wish += 1;
     cancel();
     changed();
   }
 
-  // Whether the way is free: sound allowed, nothing on show, a session there.
-  async function prepared() {
+  // Whether the way is free: sound allowed, nothing on show, a session there, and nothing
+  // asked for since the wish `own`.
+  async function prepared(own = ++wish) {
     context.resume();
     cancel();
-    return whenReady();
+    return (await whenReady()) && own === wish;
   }
 
   async function beginTalk() {
+    const own = ++wish;
     opening = true;
     context.resume(); // while the press still counts as a gesture
     notice("");
@@ -191,12 +210,12 @@ export function createConversation({ context, clock, controls, notice, changed, 
     try {
       await input.openMicrophone();
     } catch (error) {
-      opening = false;
+      if (own === wish) opening = false;
       notice(MICROPHONE[error.name] || error.message);
       return changed();
     }
-    if (opening) await prepared();
-    const free = session.state === "ready";
+    const free = opening && own === wish && (await prepared(own));
+    if (own !== wish) return;
     if (opening && free) input.talk();
     opening = false;
     changed();

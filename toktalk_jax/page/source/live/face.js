@@ -4,8 +4,10 @@ import { unpacked } from "../src/data.js";
 import { createLipMeter, createSkin, pose } from "../src/skin.js";
 import { createStage } from "../src/stage.js";
 
-export async function loadFace(canvas, onTurn) {
-  const answer = await fetch("head.json");
+// null where the server wants its token first; `headers`: with that, if it is known.
+export async function loadFace(canvas, onTurn, headers) {
+  const answer = await fetch("head.json", { headers });
+  if (answer.status === 401) return null;
   const told = await answer.json();
   if (!answer.ok) throw new Error(told.error || "the server sends no head");
   const head = await unpacked(told);

@@ -5,16 +5,15 @@ import { loudness } from "./track.js";
 const BLOCK_S = 0.02;
 const MOST_WAIT_S = 1; // of a file's sound that waits while the server asks for a pause
 
-// `on`: {energy(loudness, at), took(at, media, loudness), dropped(seconds), ended()}.
+// `on`: {energy(loudness, at), took(at, media, loudness), dropped(), ended(any), unplugged()}.
 export function createInput({ context, clock, speech, on }) {
   const rate = context.sampleRate;
   let sender = null;
   let source = ""; // "microphone" or "file" while sound goes out
   let live = null;
-  let dropped = 0;
   let timer = 0;
-  let stream = null;
-  let worklet = null;
+  let loaded = false; // the worklet's module
+  let microphone = null; // promise of what closes it, from when it is asked for
 
   function heard(samples, at) {
     const loud = loudness(samples);
@@ -29,41 +28,69 @@ export function createInput({ context, clock, speech, on }) {
     if (!sender.push(samples)) {
       // What follows is heard that much earlier than its place in the utterance says.
       live.origin += samples.length / rate;
-      dropped += samples.length / rate;
-      on.dropped(dropped);
+      on.dropped();
       return;
     }
     if (source === "microphone") speech.hear(live, rate, samples);
     on.took(at, at - live.origin, loud);
   }
 
-  async function openMicrophone() {
-    if (stream) return;
+  // Asked for once, however often a press wants it while the browser asks its user.
+  function openMicrophone() {
+    if (!microphone) {
+      const own = (microphone = connect());
+      own.catch(() => {
+        if (microphone === own) microphone = null;
+      });
+    }
+    return microphone;
+  }
+
+  // Nor is one kept that is granted only afterwards.
+  function closeMicrophone() {
+    if (!microphone) return;
+    microphone.then(
+      (close) => close(),
+      () => {},
+    );
+    microphone = null;
+    on.energy(0, clock.now());
+  }
+
+  async function connect() {
     if (!navigator.mediaDevices) {
       throw new Error("Browsers give a microphone to https pages and to 127.0.0.1 only.");
     }
     // No echo is to be cancelled, for the page is silent while it listens.
     const wanted = { echoCancellation: false, noiseSuppression: true, autoGainControl: true };
-    stream = await navigator.mediaDevices.getUserMedia({ audio: { ...wanted, channelCount: 1 } });
-    if (!worklet) await context.audioWorklet.addModule("static/microphone.js");
-    worklet = new AudioWorkletNode(context, "microphone");
+    const audio = { ...wanted, channelCount: 1 };
+    const stream = await navigator.mediaDevices.getUserMedia({ audio });
+    const stop = () => stream.getTracks().forEach((track) => track.stop());
+    try {
+      if (!loaded) await context.audioWorklet.addModule("static/microphone.js");
+      loaded = true;
+    } catch (error) {
+      stop();
+      throw error;
+    }
+    const from = context.createMediaStreamSource(stream);
+    const worklet = new AudioWorkletNode(context, "microphone");
     worklet.port.onmessage = ({ data }) => heard(data.samples, data.at);
-    context.createMediaStreamSource(stream).connect(worklet);
+    from.connect(worklet);
     worklet.connect(context.destination); // silent; what leads nowhere is not run
-  }
-
-  function closeMicrophone() {
-    if (!stream) return;
-    stream.getTracks().forEach((track) => track.stop());
-    worklet.disconnect();
-    stream = null;
-    on.energy(0, clock.now());
+    stream.getTracks().forEach((track) => (track.onended = on.unplugged));
+    return () => {
+      stop();
+      from.disconnect();
+      worklet.disconnect();
+      worklet.port.onmessage = null;
+      worklet.port.postMessage("close");
+    };
   }
 
   function begin(kind) {
     source = kind;
     live = null;
-    dropped = 0;
   }
 
   function finish() {
@@ -88,7 +115,8 @@ export function createInput({ context, clock, speech, on }) {
         late = clock.now() - origin - at / rate;
         return;
       }
-      while (at < samples.length && (at + block) / rate <= clock.now() - origin - late) {
+      const due = clock.now() - origin - late;
+      while (at < samples.length && (at + block) / rate <= due && sender.waits <= MOST_WAIT_S) {
         const piece = samples.slice(at, at + block);
         const loud = loudness(piece);
         on.energy(loud, origin + at / rate);

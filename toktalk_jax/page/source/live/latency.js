@@ -8,7 +8,7 @@ const ms = (value) => (value === null || value === undefined ? "–" : value.toF
 
 export function createLatency($, ledger) {
   let shown = 0;
-  let count = 0;
+  let newest = 0; // when the chunk was painted that was shown last
   const rows = Object.fromEntries(
     [...STAGES, "sum"].map((stage) => [stage, $("ledger").querySelector(`[data-stage=${stage}]`)]),
   );
@@ -20,11 +20,10 @@ export function createLatency($, ledger) {
     show() {
       const now = performance.now();
       const { chunks, clocks } = ledger;
-      if (!chunks.length || now - shown < SHOW_EVERY_MS || chunks[chunks.length - 1].at === count) {
-        return;
-      }
+      const { at } = chunks.length ? chunks[chunks.length - 1] : { at: newest };
+      if (at === newest || now - shown < SHOW_EVERY_MS) return;
       shown = now;
-      count = chunks[chunks.length - 1].at;
+      newest = at;
       const table = summary(chunks);
       for (const [stage, row] of Object.entries(rows)) {
         const { last, p50, p95 } = table[stage];

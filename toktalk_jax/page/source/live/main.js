@@ -40,8 +40,10 @@ function start() {
   const context = openContext();
   const clock = createClock(context);
   const recorder = createRecorder();
-  const notice = (text) => say("notice", text);
+  // The same word twice is read out once.
+  const notice = (text) => $("notice").textContent === text || say("notice", text);
   let token = "";
+  const authorisation = () => (token ? { Authorization: `Bearer ${token}` } : {});
   const controls = createControls($, {
     send: (change) => talk.set(change),
     bytes: () => (talk.offer ? talk.offer.limits.message_bytes : 1 << 20),
@@ -51,13 +53,16 @@ function start() {
     ...{ context, clock, controls, notice },
     changed: () => showState(talk, recorder),
     said: (facts) => showSaid($, facts),
-    offered: (offer) => showOffer(offer),
+    offered: (offer) => {
+      showOffer(offer);
+      wear();
+    },
   });
   const latency = createLatency($, talk.ledger);
-  const painter = createPainter($, { clock, talk, recorder, latency });
+  const painter = createPainter($, { clock, talk, recorder, latency, full: () => takes.toggle() });
   listenToTalk(context, talk, notice);
   listenToKeys(talk, painter);
-  const takes = createTakes(talk, recorder, context, controls, () => token);
+  const takes = createTakes(talk, recorder, context, controls, authorisation);
   const mode = (value) => {
     if (recorder.running) takes.toggle();
     ["microphone", "file", "text"].forEach((name) => ($(`by-${name}`).hidden = name !== value));
@@ -74,19 +79,7 @@ function start() {
   });
   $("home").addEventListener("click", painter.home);
   window.addEventListener("resize", painter.fit);
-  loadFace($("view"), painter.wake).then(
-    (face) => {
-      painter.wear(face);
-      $("loading").hidden = true;
-      if (!face.drawn) notice("This browser offers no WebGL, so the head cannot be drawn.");
-      window.toktalk.ready = true;
-    },
-    (error) => {
-      $("loading").hidden = true;
-      window.toktalk.error = error.message;
-      notice(`There is no head to show: ${error.message}`);
-    },
-  );
+  const wear = createWardrobe(authorisation, painter);
   Object.assign(window.toktalk, {
     state: () => talk.state,
     clock: clock.now,
@@ -97,7 +90,28 @@ function start() {
     captured: talk.captured,
   });
   painter.fit();
+  wear();
   talk.connect();
+}
+
+// What loads the head and puts it on, once; again after the token, should it be asked for.
+function createWardrobe(authorisation, painter) {
+  let asked = false;
+  return async () => {
+    if (asked) return;
+    asked = true;
+    try {
+      const face = await loadFace($("view"), painter.wake, authorisation());
+      if (!face) return (asked = false);
+      painter.wear(face);
+      const blind = "This browser offers no WebGL, so the head cannot be drawn.";
+      say("loading", face.drawn ? "" : blind);
+      window.toktalk.ready = true;
+    } catch (error) {
+      window.toktalk.error = error.message;
+      say("loading", `There is no head to show: ${error.message}`);
+    }
+  };
 }
 
 function showOffer({ model, session, inputs }) {
@@ -136,11 +150,14 @@ function listenToTalk(context, talk, notice) {
     $("sound-name").textContent = file.name;
     $("play").disabled = true;
     notice("");
+    const own = () => file === $("sound").files[0]; // none was chosen since
     try {
-      samples = await decodeFile(context, file);
+      const decoded = await decodeFile(context, file);
+      if (!own()) return;
+      samples = decoded;
       $("play").disabled = false;
     } catch {
-      notice(`${file.name} is no sound that this browser can read.`);
+      if (own()) notice(`${file.name} is no sound that this browser can read.`);
     }
   });
   $("play").addEventListener("click", () => talk.play(samples));
@@ -171,10 +188,9 @@ function listenToKeys(talk, painter) {
   });
 }
 
-function createTakes(talk, recorder, context, controls, token) {
+function createTakes(talk, recorder, context, controls, authorisation) {
   let count = 1;
   const fail = (text) => say("takes-fault", text);
-  const authorisation = () => (token() ? { Authorization: `Bearer ${token()}` } : {});
 
   function toggle() {
     if (!recorder.running) {

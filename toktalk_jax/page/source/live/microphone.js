@@ -8,6 +8,8 @@ class Microphone extends AudioWorkletProcessor {
     super();
     this.block = new Int16Array(Math.round(BLOCK_S * sampleRate));
     this.filled = 0;
+    this.open = true;
+    this.port.onmessage = () => (this.open = false); // else it would run for ever
   }
 
   process([channels]) {
@@ -19,7 +21,7 @@ class Microphone extends AudioWorkletProcessor {
       this.block[this.filled++] = Math.min(Math.max(scaled, -32768), 32767);
       if (this.filled === this.block.length) this.post(i + 1);
     }
-    return true;
+    return this.open;
   }
 
   post(used) {

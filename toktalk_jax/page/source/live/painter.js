@@ -10,7 +10,8 @@ const TRACED = 4000;
 const UNSEEN_MS = 150; // without a picture (a hidden page), after which time goes on without
 const CALM_MS = 400; // between two pictures of the curves where less motion is asked for
 
-export function createPainter($, { clock, talk, recorder, latency }) {
+// `full()`: a take that is recorded has become as long as it may.
+export function createPainter($, { clock, talk, recorder, latency, full }) {
   const strip = createStrip($("curves"));
   const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
   let face = null;
@@ -43,6 +44,7 @@ export function createPainter($, { clock, talk, recorder, latency }) {
     const before = talk.speech.shown;
     const shown = talk.speech.show(now, drawn);
     recorder.paint(now, shown, talk.speech.pose);
+    if (recorder.full) full();
     if (shown.utterance || before.utterance) {
       moved = performance.now();
       stale = true;

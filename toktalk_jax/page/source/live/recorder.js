@@ -7,6 +7,8 @@ import { soundAt } from "./speech.js";
 import { createTrack } from "./track.js";
 import { F, FPS } from "./wire.js";
 
+const MOST_S = 600; // of a take; the server makes files of no longer ones
+
 export function createRecorder() {
   let take = null;
   let last = null; // what was on show when it was painted last
@@ -25,6 +27,10 @@ export function createRecorder() {
     get running() {
       return take !== null;
     },
+    // No more is taken; it is to be stopped.
+    get full() {
+      return take !== null && take.motion.end >= MOST_S * FPS;
+    },
     start(now) {
       take = { from: now, rate: 0, motion: createTrack(Float32Array, F), sound: [] };
       last = null;
@@ -33,7 +39,7 @@ export function createRecorder() {
     paint(now, shown, pose) {
       if (!take) return;
       const row = new Float32Array(F);
-      while (take.from + take.motion.end / FPS <= now) {
+      while (!this.full && take.from + take.motion.end / FPS <= now) {
         const at = take.from + take.motion.end / FPS;
         const u = shown.utterance;
         const media = mediaAt(at, now, shown);

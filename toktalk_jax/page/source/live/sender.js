@@ -58,6 +58,11 @@ export function createSender(sendBinary, rate) {
       else waiting.forEach(now);
       refused = false;
     },
+    // Nothing more of the utterance will come: what was held goes out as it is.
+    flush() {
+      held.forEach(now);
+      held = [];
+    },
     again({ utterance: wanted, expected }) {
       kept.filter((m) => m.utterance === wanted && m.sequence >= expected).forEach(now);
     },

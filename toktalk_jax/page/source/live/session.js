@@ -77,7 +77,9 @@ export function createSession(url, on) {
 
   // Closed without a word: was it the network, or did the door refuse?
   async function lost(opened) {
-    if (!opened && (await isAlive())) change("refused");
+    const refused = !opened && (await isAlive());
+    if (socket) return; // somebody tried again meanwhile
+    if (refused) change("refused");
     else again(backOff(), "lost");
   }
 
@@ -94,6 +96,7 @@ export function createSession(url, on) {
 
   function again(seconds, why) {
     change("waiting", { seconds, why });
+    clearTimeout(timer);
     timer = setTimeout(connect, 1000 * seconds);
   }
 

@@ -20,15 +20,19 @@ export function addTake(list, name, take, facts, { authorisation, fail }) {
     made.className = "small";
     made.textContent = text;
     made.setAttribute("aria-label", `Download ${name} as ${text}`);
+    let busy = false; // disabled, it would lose the focus
     made.addEventListener("click", async () => {
-      made.disabled = true;
+      if (busy) return;
+      busy = true;
+      made.setAttribute("aria-disabled", "true");
       fail("");
       try {
         download(await make(), `${fileName(name)}.${text}`);
       } catch (error) {
         fail(error.message);
       }
-      made.disabled = false;
+      busy = false;
+      made.removeAttribute("aria-disabled");
     });
   };
   button("npz", () => new Blob([takeFile(take, facts)]));
