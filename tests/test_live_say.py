@@ -192,6 +192,7 @@ def test_nothing_of_a_cancelled_text_comes_after_the_answer(engine):
         ({"text": None}, "bad_text"),
         ({}, "bad_text"),
         ({"text": "!?"}, "bad_text"),
+        ({"text": "9" * 40}, "bad_text"),
         ({"text": "\u65e5\u672c"}, "bad_text"),
         ({"text": "Hello.", "utterance": 3}, "bad_message"),
     ],
@@ -324,8 +325,11 @@ def test_the_client_says_a_text(engine, quick, tmp_path, capsys):
 
 def test_a_say_is_not_logged(quick, client, caplog):
     caplog.set_level("DEBUG")
-    said_by(client(), "My secret is zanzibar.")
-    assert "zanzibar" not in caplog.text
+    said_by(one := client(), "My secret is zanzibar.")
+    one.send("say", text=f"Zanzibar has {'7' * 40} secrets.")
+    assert one.told("error")["code"] == "bad_text"
+    assert "not spoken: IndexError over a text" in caplog.text
+    assert "zanzibar" not in caplog.text.lower() and "7777" not in caplog.text
 
 
 def test_two_says_far_apart_are_one_utterance(engine, client):

@@ -30,7 +30,7 @@ def sentences(text):
     """Symbols of each sentence that can be spoken; none of it is told in an error.
 
     Raises:
-      RuntimeError: the synthesizer fails on it.
+      RuntimeError: the synthesizer fails on it, as on numbers of 37 digits.
     """
     try:
         return speech.sentences(text)

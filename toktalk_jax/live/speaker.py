@@ -7,6 +7,7 @@ both wait until they are due in `ahead_s`; who cancels has cost little then.
 import asyncio
 import collections
 import dataclasses
+import logging
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from toktalk_jax import motion as mo
 from toktalk_jax.live import binary, ears, ease, mouth, rows, session
 from toktalk_jax.live.engine import Key
 from toktalk_jax.live.protocol import ProtocolError
+
+LOG = logging.getLogger("toktalk_jax.live")
 
 
 @dataclasses.dataclass
@@ -133,7 +136,7 @@ class Speaker:
             *(state.session, item.utterance, len(item.units)), self._limits
         )
         self.outbox.tell(messages)
-        finding = self.room.words(mouth.sentences, item.units)
+        finding = self._sentences(item.units)
         if state.speech is None:
             speech = self._begin(item)
             found, _ = await asyncio.gather(finding, self._open(speech))
@@ -143,7 +146,7 @@ class Speaker:
         if state.speech is None:
             return  # cancelled meanwhile
         if not found:
-            self._refuse(ProtocolError("bad_text", "nothing in it can be spoken"))
+            self._refuse(ProtocolError("bad_text", "it cannot be spoken"))
         elif state.said is None:
             state.said = mouth.Said(item.utterance, item.came)
         try:
@@ -170,6 +173,14 @@ class Speaker:
             for task in self._sounding:
                 task.cancel()
             self._sounding = []
+
+    async def _sentences(self, text):
+        """Symbols of each; none where the synthesizer fails, as on long numbers."""
+        try:
+            return await self.room.words(mouth.sentences, text)
+        except RuntimeError as error:
+            LOG.warning("not spoken: %s", error)
+            return []
 
     async def _sound(self, uttered, before):
         """Put a sentence's sound; before: the task of the one before it, if any."""
