@@ -104,7 +104,7 @@ def test_all_heads_hold_the_frame_of_the_sound(chromium, clips):
     """
     chromium.execute_script(script)
     chromium.find_element("id", "play").click()
-    wait_for(chromium, "return window.seen.length > 4")
+    wait_for(chromium, "return window.seen.length > 4", 60)
     chromium.execute_script("toktalk.pause()")
     seen = np.array(chromium.execute_script("return window.seen"))
     assert (np.diff(seen[:, 0]) >= 0).all() and seen[-1, 0] > seen[0, 0]

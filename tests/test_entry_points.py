@@ -357,6 +357,7 @@ def test_a_dataset_of_another_tokenizer_is_refused(tiny_dataset, tmp_path):
 def test_a_regression_run_is_deterministic(tiny_dataset, tmp_path):
     config = small.get_config("regression,smoke")
     config.dataset = str(tiny_dataset)
+    config.validation.clips, config.keep.best = 0, 0
     train.train(config, tmp_path)
     bundle = checkpoints.load(tmp_path)
     sampler = sample.make_sampler(bundle)

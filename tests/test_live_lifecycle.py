@@ -265,6 +265,8 @@ def test_h3_sigterm_lets_an_utterance_end_and_exits_0(tiny_run):
         until(lambda: get(f"{url}/readyz")[0] == 200, 120)
         one = live_client.Client(url.replace("http", "ws") + "/live", TOKEN)
         one.say(speech(1.0))
+        one.send("stats")
+        one.told("stats")  # so all of the sound was read, and the signal comes after it
         process.send_signal(signal.SIGTERM)
         assert one.told("ended")["frames"] == 25
         assert one.told("bye")["reason"] == "draining"

@@ -10,7 +10,7 @@ import soundfile
 import soxr
 
 from tests import live_servers
-from tests.live_servers import close_to, say, solo, speech
+from tests.live_servers import close_to, say, solo, speech, until
 from toktalk_jax import motion as mo
 from toktalk_jax import serve
 from toktalk_jax.data.audio import read_audio
@@ -151,7 +151,7 @@ def test_t7_known_frames_are_the_same_in_every_seat_and_after_the_solve(live_eng
     stats = live_engine.bundle.stats
     known = stats.normalise(first[0])[-4:]
     for row in (alone, batched[1]):
-        found = row.motion[0, -10:-6]
+        found = row.stream.motion[0, -10:-6]
         np.testing.assert_allclose(
             found[:, stats.live], known[:, stats.live], rtol=1e-3, atol=1e-4
         )
@@ -163,7 +163,49 @@ def test_rows_go_to_the_device_and_back_unchanged(live_engine):
     stream = rows.to_device(opened, 4, live_engine.samplers[key])
     back = rows.to_host(stream)
     for before, after in zip([*opened, opened[0]], back, strict=True):
-        jax.tree.map(np.testing.assert_array_equal, before, after)
+        jax.tree.map(np.testing.assert_array_equal, before.stream, after.stream)
+
+
+def test_a_history_made_ahead_changes_nothing(live_engine):
+    """And is kept by its row alone: one that went on has to get its own."""
+    key = Key("mel_rvq", 10, 2)
+    opened = [live_engine.open(key, live_engine.offer.settings, s) for s in (1, 2)]
+    sampler = live_engine.samplers[key]
+    tokens = np.random.default_rng(0).normal(size=(2, 5, sampler.width)).astype("f4")
+    after, _ = live_engine.solve(key, opened, tokens)
+    assert all(rows.has_history(row, sampler) for row in opened)
+    assert not any(rows.has_history(row, sampler) for row in after)
+    late = [rows.Row(row.stream) for row in after]
+    live_engine.prefill(key, after)
+    assert all(rows.has_history(row, sampler) for row in after)
+    ahead, in_time = (live_engine.solve(key, x, tokens)[1] for x in (after, late))
+    np.testing.assert_array_equal(ahead, in_time)
+    # Another sampler cannot use it: it makes its own.
+    other = Key("mel_rvq", 10, 3)
+    assert not rows.has_history(after[0], live_engine.samplers[other])
+    found = [live_engine.solve(other, [x], tokens[:1])[1] for x in (after[0], late[0])]
+    np.testing.assert_array_equal(*found)
+
+
+def test_while_nothing_is_due_histories_come_ahead(live, client):
+    """The second chunk of a stream finds what its solve needs."""
+    prefill, made = live.room.engine.prefill, []
+    live.room.engine.prefill = lambda key, batch: (
+        made.append(batch) or prefill(key, batch)
+    )
+    try:
+        one = client()
+        one.say(speech(0.4))
+        one.wait(live_client.spoken)
+        until(lambda: len(made) > 1)  # of the solve, and then ahead
+        assert made[-1][0].history is not None
+        one.say(speech(0.4), first=5)
+        one.wait(lambda c: sum(live_client.spoken(c)) >= 20)
+        close_to(
+            live_client.motion_of(one), solo(live.room.engine, np.tile(speech(0.4), 2))
+        )
+    finally:
+        del live.room.engine.prefill
 
 
 def test_settings_change_at_a_chunk_border(live, client):

@@ -122,13 +122,27 @@ def cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+@pytest.fixture(scope="module")
+def whole_run(tiny_dataset, tmp_path_factory):
+    """The workdir of a smoke training that scores nothing on its way."""
+    from configs import small
+    from toktalk_jax.train import train
+
+    config = small.get_config("smoke")
+    config.dataset = str(tiny_dataset)
+    config.validation.clips, config.keep.best = 0, 0
+    run = tmp_path_factory.mktemp("whole") / "run"
+    train(config, run)
+    return run
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_set_aside(damage, tiny_run, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_set_aside(damage, whole_run, tmp_path, capsys):
     """And the one before is used, which the rerun then equals the whole run from."""
     from toktalk_jax.train import train
 
     run = tmp_path / "run"
-    shutil.copytree(tiny_run, run)
+    shutil.copytree(whole_run, run)
     shutil.rmtree(run / "bundle")
     newest = max(int(path.name) for path in (run / "checkpoints").iterdir())
     DAMAGE[damage](run / "checkpoints" / str(newest))
@@ -139,7 +153,7 @@ def test_a_damaged_checkpoint_is_set_aside(damage, tiny_run, tmp_path, capsys):
     )
     assert "resumed at step 3" in told.out
     assert (run / "corrupt" / str(newest)).is_dir()
-    a, b = (checkpoints.load(path / "bundle").meta["hash"] for path in (run, tiny_run))
+    a, b = (checkpoints.load(path / "bundle").meta["hash"] for path in (run, whole_run))
     assert a == b
 
 

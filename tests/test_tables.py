@@ -58,7 +58,6 @@ def settings(module, dataset):
     config = module.get_config()
     config.datasets.mel_rvq = str(dataset)
     config.table.samples = 2
-    config.total_steps = 2
     return config
 
 
@@ -101,7 +100,7 @@ def test_kept_rows_need_neither_data_nor_runs(filled, miniature, tmp_path):
         [
             *(sys.executable, "-m", "toktalk_jax.evaluate", "--config", miniature),
             *("--table", "3", "--out", tmp_path, "--train=false"),
-            *("--config.table.samples=2", "--config.total_steps=2"),
+            "--config.table.samples=2",
         ],
         cwd=ROOT,
         capture_output=True,

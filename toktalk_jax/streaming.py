@@ -148,7 +148,7 @@ class Sampler:
         """
         stream = self._open(keys, style, guidance)
         pending = np.zeros((len(stream.chunk), 0, self.width), np.float32)
-        return self._ready(stream).replace(pending=pending)
+        return self.ready(stream).replace(pending=pending)
 
     def _open(self, keys, style, guidance):
         """A stream without a history and without a host array."""
@@ -204,7 +204,7 @@ class Sampler:
         the next chunk follows, and `jax.block_until_ready(stream)` waits for it.
         """
         stream, motion = self.solve(stream, tokens)
-        return self._ready(stream), motion
+        return self.ready(stream), motion
 
     def solve(self, stream, tokens):
         """`step`, but for the prefill: the next chunk makes up for it in its own time.
@@ -217,11 +217,11 @@ class Sampler:
                 f"a chunk is {self.chunk_tokens} tokens, {tokens.shape[1]} came; "
                 "push() takes any number"
             )
-        pending, stream = stream.pending, self._ready(stream).replace(pending=None)
+        pending, stream = stream.pending, self.ready(stream).replace(pending=None)
         stream, motion = self._solve(self.params, stream, tokens)
         return stream.replace(pending=pending), motion
 
-    def _ready(self, stream):
+    def ready(self, stream):
         """The stream with the history that this sampler needs of it."""
         if stream.history is not None and stream.history.plan is self.plan:
             return stream

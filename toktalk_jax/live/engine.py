@@ -120,11 +120,12 @@ class Engine:
         self._encode = _style_encoder(self.bundle)
         self.style(dataclasses.replace(self.offer.settings, style=_any_clip()))
         for key, sampler in self.samplers.items():
-            row = self._blank[key] = self.open(key, self.offer.settings, 0)
+            self._blank[key] = self.open(key, self.offer.settings, 0)
             tokens = np.zeros((1, sampler.chunk_tokens, sampler.width), np.float32)
             self.solve_ms[key] = {}
             for size in self.batches:
-                batch = [row] * size, np.repeat(tokens, size, 0)
+                batch = [self.open(key, self.offer.settings, i) for i in range(size)]
+                batch = batch, np.repeat(tokens, size, 0)
                 self.solve(key, *batch)
                 begin = time.perf_counter()
                 self.solve(key, *batch)
@@ -133,7 +134,7 @@ class Engine:
         golden.check(self)
 
     def open(self, key, settings, seed):
-        """A new host row."""
+        """A new `rows.Row`."""
         stream = self.samplers[key].init(
             jax.random.key(np.uint32(seed))[None],
             self.style(settings),
@@ -145,7 +146,7 @@ class Engine:
         """The row to go on with under new settings.
 
         Args:
-          row: host row under the key `before`, or None.
+          row: `rows.Row` under the key `before`, or None.
 
         Returns:
           that row restyled, where its state fits the new key, else a new one.
@@ -159,17 +160,33 @@ class Engine:
         """Solve one chunk of several sessions.
 
         Args:
-          batch: host rows; tokens: [len(batch), C / 2, A].
+          batch: `rows.Row`s; tokens: [len(batch), C / 2, A].
 
         Returns:
           (their rows, motion [len(batch), C, F]), on the host.
         """
-        sampler, count = self.samplers[key], len(batch)
-        size = next(b for b in self.batches if b >= count)
+        self.prefill(key, batch)
+        sampler, count, size = self.samplers[key], len(batch), self._size(batch)
         stream = rows.to_device(batch, size, sampler)
         tokens = np.concatenate([tokens, np.repeat(tokens[:1], size - count, 0)])
         stream, motion = sampler.solve(stream, tokens)
         return rows.to_host(stream)[:count], np.array(motion)[:count]
+
+    def prefill(self, key, batch):
+        """Give those rows their history that lack it: twice a solve's work.
+
+        Done ahead of the next chunk's tokens it is not waited for.
+        """
+        sampler = self.samplers[key]
+        lacking = [row for row in batch if not rows.has_history(row, sampler)]
+        lacking = list(dict.fromkeys(lacking))
+        if lacking:
+            stream = rows.to_device(lacking, self._size(lacking), sampler)
+            history = jax.block_until_ready(sampler.ready(stream).history)
+            rows.keep_histories(lacking, history)
+
+    def _size(self, batch):
+        return next(b for b in self.batches if b >= len(batch))
 
     def arkit(self, motion):
         """ARKit weights [T, 52] of motion [T, F]; compiled for any T."""

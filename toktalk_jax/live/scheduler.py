@@ -4,9 +4,13 @@ import asyncio
 import collections
 import concurrent.futures
 import dataclasses
+import logging
 import time
+import weakref
 
 import numpy as np
+
+LOG = logging.getLogger("toktalk_jax.live")
 
 
 @dataclasses.dataclass(eq=False)
@@ -23,13 +27,16 @@ class Job:
 class Scheduler:
     """Collects jobs while the worker is busy; then takes the oldest and its like.
 
-    No job waits for others to come: a lone session is solved alone, at once.
+    No job waits for others to come: a lone session is solved alone, at once. While none
+    is due, the rows that were solved get their histories for the next chunk.
     """
 
     def __init__(self, engine, metrics):
         """Solve with `engine.solve`, batches up to its largest."""
         self._engine, self._metrics = engine, metrics
         self._due, self.loop = collections.deque(), None
+        # (key, weak reference to a row): a session that ended takes its row along.
+        self._solved = collections.deque()
         self._wake = asyncio.Event()
         self._worker = concurrent.futures.ThreadPoolExecutor(1, "solve")
 
@@ -64,15 +71,17 @@ class Scheduler:
         try:
             while True:
                 await self._wake.wait()
-                batch = self._take()
-                if batch:
+                if batch := self._take():
                     await self._solve(batch)
+                elif behind := self._behind():
+                    await self._prefill(*behind)
+                else:
+                    self._wake.clear()
         finally:
             self._worker.shutdown(wait=False, cancel_futures=True)
 
     def _take(self):
         if not self._due:
-            self._wake.clear()
             return []
         key, most = self._due[0].key, self._engine.batches[-1]
         batch = [job for job in self._due if job.key == key][:most]
@@ -99,6 +108,25 @@ class Scheduler:
         for job, row, motion in zip(batch, *found, strict=True):
             if not job.done.done():
                 job.done.set_result((row, motion))
+                self._solved.append((job.key, weakref.ref(row)))
+
+    def _behind(self):
+        """(key, rows that live and lack a history), at most a batch; or None."""
+        alive = [(key, row) for key, ref in self._solved if (row := ref())]
+        alive = [(key, row) for key, row in alive if row.history is None]
+        self._solved.clear()
+        if not alive:
+            return None
+        key, most = alive[0][0], self._engine.batches[-1]
+        batch = [row for other, row in alive if other == key][:most]
+        self._solved.extend((k, weakref.ref(r)) for k, r in alive if r not in batch)
+        return key, batch
+
+    async def _prefill(self, key, batch):
+        try:
+            await self.call(self._engine.prefill, key, batch)
+        except Exception as error:  # the solve will meet it, and answer for it
+            LOG.warning("no history ahead: %s", type(error).__name__)
 
     async def _failed(self, batch, error):
         """A batch that fails is solved row by row: only the culprit pays."""
