@@ -6,7 +6,7 @@ import types
 import numpy as np
 
 from toktalk_jax import motion as mo
-from toktalk_jax.live import binary, mouth, session
+from toktalk_jax.live import binary, mouth, rows, session
 from toktalk_jax.live.outbox import Outbox
 from toktalk_jax.live.protocol import InputFormat, Settings
 from toktalk_jax.live.speaker import Item, Speaker, State
@@ -32,7 +32,7 @@ class Room:
 
     async def beside(self, function, *arguments):
         if function is self.engine.row:
-            return types.SimpleNamespace(chunk=[0])
+            return rows.Row(types.SimpleNamespace(chunk=[0]))
         return function(*arguments)
 
     async def words(self, function, given):

@@ -35,8 +35,9 @@ class Scheduler:
         """Solve with `engine.solve`, batches up to its largest."""
         self._engine, self._metrics = engine, metrics
         self._due, self.loop = collections.deque(), None
-        # (key, weak reference to a row): a session that ended takes its row along.
-        self._solved = collections.deque()
+        # (key, weak reference to a row): a session that ended takes its row along. Few,
+        # for where a chunk is always due nobody looks at them.
+        self._solved = collections.deque(maxlen=4 * engine.batches[-1])
         self._wake = asyncio.Event()
         self._worker = concurrent.futures.ThreadPoolExecutor(1, "solve")
 
