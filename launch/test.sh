@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install the [test] extra into .venv and run ruff and pytest.
-#   bash launch/test.sh          the default suite, half an hour on two cold cores
+#   bash launch/test.sh          the default suite, 20 minutes on two cold cores
 #   bash launch/test.sh --long   also the slow tests, an hour
 # Further arguments go to pytest. PYTHON chooses the interpreter (3.11 or newer).
 set -euo pipefail
