@@ -1,4 +1,4 @@
-/* source 878ba28c1da98d1372875d084f2693184dd086c29d60032ce9e0677c043f03a2 */
+/* source 9080b013d1a63bf85e9a7f4ceba32cae2429f2567a9a02d9d5ef8aad28bf4e12 */
 /* Contains three.js.
 The MIT License
 
