@@ -115,6 +115,7 @@ class Engine:
         """
         if face.known(self.bundle):
             self.face = face.stand_in()
+            self.arkit(np.zeros((1, mo.F), np.float32))  # one program for any length
         if self._speaks:
             mouth.warm_up()
         self._encode = _style_encoder(self.bundle)

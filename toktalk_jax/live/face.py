@@ -3,9 +3,6 @@
 import functools
 from typing import NamedTuple
 
-import numpy as np
-
-from toktalk_jax import motion as mo
 from toktalk_jax.flame import arkit, assets
 
 
@@ -23,8 +20,6 @@ def known(bundle):
 
 @functools.cache
 def stand_in():
-    """`Face` of the stand-in, made and compiled: seconds, once in a process."""
+    """`Face` of the stand-in: seconds, once in a process."""
     head = assets.load_head()
-    rig = arkit.prepare(head)
-    arkit.to_arkit(rig, np.zeros((1, mo.F), np.float32))  # one program for any length
-    return Face(head, rig)
+    return Face(head, arkit.prepare(head))
