@@ -50,6 +50,12 @@ def open_live(browser, url):
     browser.get(url)
     wait_for(browser, "return window.toktalk && (toktalk.ready || toktalk.error)", 90)
     assert browser.execute_script("return toktalk.error") is None
+    # The first pictures take software seconds; what is said meanwhile nobody sees.
+    browser.execute_async_script(
+        "const done = arguments[0]; let left = 5;"
+        "const next = () => (left-- ? requestAnimationFrame(next) : done());"
+        "next();"
+    )
 
 
 def click(browser, name):
@@ -204,6 +210,7 @@ def test_settings_are_in_force_when_the_server_says_so(stub, chromium):
     assert stub.heard[-1] == {"type": "set", "style_strength": 1.5}
 
 
+@pytest.mark.long  # wants a core of its own: pictures painted late blur the take
 def test_it_says_a_text_on_one_clock_and_keeps_the_take(stub, chromium):
     open_live(chromium, stub.url)
     choose(chromium, "text")
@@ -228,7 +235,7 @@ def test_it_says_a_text_on_one_clock_and_keeps_the_take(stub, chromium):
     rows = live_stub.motion(np.arange(51))[[below, np.minimum(below + 1, 49)]]
     share = np.clip(media * mo.FPS - below, 0, 1)[:, None].astype("f4")
     wanted = gaps_mm(load_head(), (1 - share) * rows[0] + share * rows[1])
-    np.testing.assert_allclose(found, wanted, atol=0.02)
+    np.testing.assert_allclose(found, wanted, atol=0.02, err_msg=str(media))
     # Time goes on as the clock does, whatever the paint's pace was.
     clock = np.array([point["at"] for point in trace]) - media
     running = (media > 0.1) & (media < 1.9)
