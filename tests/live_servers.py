@@ -36,6 +36,23 @@ class Running:
         """A `live_client.Client`."""
         return live_client.Client(self.url, token, **hello)
 
+    @contextlib.contextmanager
+    def clients(self, **given):
+        """What opens clients; at the end they leave and their slots come back.
+
+        given: fields of every hello.
+        """
+        opened = []
+
+        def make(**hello):
+            opened.append(self.client(**(given | hello)))
+            return opened[-1]
+
+        yield make
+        for each in opened:
+            each.close()
+        self.settled()
+
     def get(self, path):
         """(status, text) of a page."""
         return get(f"http://127.0.0.1:{self.port}{path}")

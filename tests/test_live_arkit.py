@@ -23,16 +23,8 @@ def rig():
 
 @pytest.fixture
 def client(live):
-    opened = []
-
-    def make(**hello):
-        opened.append(live.client(**hello))
-        return opened[-1]
-
-    yield make
-    for each in opened:
-        each.close()
-    live.settled()
+    with live.clients() as make:
+        yield make
 
 
 @pytest.mark.parametrize("chunk_s", [0.4, 0.24])

@@ -42,16 +42,8 @@ def quick(engine):
 
 @pytest.fixture
 def client(quick):
-    opened = []
-
-    def make(**hello):
-        opened.append(quick.client(**({"input": TEXT} | hello)))
-        return opened[-1]
-
-    yield make
-    for each in opened:
-        each.close()
-    quick.settled()
+    with quick.clients(input=TEXT) as make:
+        yield make
 
 
 def ended(client, utterance=0, timeout=30):

@@ -21,16 +21,8 @@ from tools import bench_live, live_client
 
 @pytest.fixture
 def client(live):
-    opened = []
-
-    def make(**hello):
-        opened.append(live.client(**hello))
-        return opened[-1]
-
-    yield make
-    for each in opened:
-        each.close()
-    live.settled()
+    with live.clients() as make:
+        yield make
 
 
 def test_s1_interleaved_sessions_equal_their_solo_runs(live, client):
