@@ -1,5 +1,6 @@
 """Cells as processes of this machine, each with its share of cores and GPUs."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -23,10 +24,9 @@ def run(cells, jobs):
     """
     waiting, running = list(cells), {}
     jobs = min(jobs, len(cells))
-    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with _interrupts() as asked:
         with progress(cells) as bar:
-            while waiting or running:
+            while (waiting or running) and not asked:
                 for slot in range(jobs):
                     if slot in running and running[slot][1].poll() is not None:
                         del running[slot]
@@ -35,11 +35,30 @@ def run(cells, jobs):
                 started = [cell for cell, _ in running.values()]
                 show(bar, cells, waiting, started)
                 time.sleep(0.5)
-    except KeyboardInterrupt:
-        _stop([process for _, process in running.values()])
-        raise
+        if asked:
+            _stop([process for _, process in running.values()], asked)
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _interrupts():
+    """A list that grows with every SIGINT and SIGTERM that comes.
+
+    Noted rather than raised: Python drops what a handler raises while a destructor or
+    a callback of the garbage collector runs, and JAX has one of those.
+    """
+    asked = []
+    old = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    for number, handler in old.items():
+        if handler is not signal.SIG_IGN:  # a shell's background is deaf to Ctrl-C
+            signal.signal(number, lambda number, _: asked.append(number))
+    try:
+        yield asked
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def _start(running, slot, cell, jobs):
@@ -97,17 +116,16 @@ def show(bar, cells, waiting, started):
     bar.update(0)
 
 
-def _stop(processes):
-    """SIGTERM, so that trainings save; killed if they have not ended in time."""
-    try:
-        for process in processes:
-            process.terminate()
-        end = time.monotonic() + GRACE_SECONDS
-        for process in processes:
-            process.wait(max(0.1, end - time.monotonic()))
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        pass  # asked again, or out of patience
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+def _stop(processes, asked):
+    """SIGTERM, so that trainings save; killed once out of time, or asked again."""
+    times = len(asked)
+    for process in processes:
+        process.terminate()
+    end = time.monotonic() + GRACE_SECONDS
+    while any(process.poll() is None for process in processes):
+        if time.monotonic() > end or len(asked) > times:
+            break
+        time.sleep(0.1)
+    for process in processes:
+        process.kill()
+        process.wait()

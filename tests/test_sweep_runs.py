@@ -79,6 +79,26 @@ def test_an_interrupt_lets_trainings_save(trainings, tmp_path, number):
     assert sweep_cells.finished(more) and f"from step {steps}" in more.log.read_text()
 
 
+def test_an_interrupt_within_a_destructor_is_not_lost(trainings, monkeypatch):
+    """Python drops what a signal handler raises there."""
+
+    class Dropped:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    cell, show = trainings("a", steps=10_000, pause=0.05), sweep_local.show
+
+    def shown(*given):
+        show(*given)
+        if sweep_cells.steps_done(cell) >= 3:
+            Dropped()
+
+    monkeypatch.setattr(sweep_local, "show", shown)
+    with pytest.raises(KeyboardInterrupt):
+        sweep_local.run([cell], 1)
+    assert sweep_cells.last_line(cell).startswith("saved at step")
+
+
 def test_children_share_cores_and_gpus(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 5, 6})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4,7")
