@@ -13,8 +13,8 @@ import numpy as np
 
 from toktalk_jax import motion as mo
 from toktalk_jax.live import binary, door, room, server
+from toktalk_jax.live.client import Client, motion_of
 from toktalk_jax.live.engine import Key
-from tools import live_client
 
 FRAME_S = 1 / mo.FPS
 
@@ -33,8 +33,8 @@ class Running:
         return f"ws://127.0.0.1:{self.port}/live"
 
     def client(self, token="", **hello):
-        """A `live_client.Client`."""
-        return live_client.Client(self.url, token, **hello)
+        """A `Client`."""
+        return Client(self.url, token, **hello)
 
     @contextlib.contextmanager
     def clients(self, **given):
@@ -169,7 +169,7 @@ def say(client, audio, utterance=0, **how):
         t for t in c.texts if t["type"] == "ended" and t["utterance"] == utterance
     ]
     client.wait(ended)
-    return live_client.motion_of(client, utterance)
+    return motion_of(client, utterance)
 
 
 def rest_of(client, utterance=0):

@@ -10,7 +10,7 @@ from toktalk_jax import motion as mo
 from toktalk_jax.flame import arkit
 from toktalk_jax.flame.assets import load_head
 from toktalk_jax.live import binary, protocol
-from tools import live_client
+from toktalk_jax.live.client import motion_of
 
 BOTH = ["motion", "arkit"]
 
@@ -64,7 +64,7 @@ def test_weights_alone_and_motion_alone(client):
     assert all(f.motion.shape[1] == 0 for f in alone.frames)
     weights = [np.concatenate([f.arkit for f in one.frames]) for one in (alone, both)]
     np.testing.assert_allclose(*weights, atol=1e-4)
-    close_to(live_client.motion_of(both), live_client.motion_of(plain))
+    close_to(motion_of(both), motion_of(plain))
 
 
 def test_a_closed_jaw_stays_closed(live, client):
@@ -102,7 +102,7 @@ def test_a_server_that_drains_sends_the_last_weights_too(live_engine):
         asyncio.run_coroutine_threadsafe(server.room.drain(), server.loop())
         assert one.told("bye")["reason"] == "draining"
         assert one.told("ended")["frames"] == 25
-        assert len(live_client.motion_of(one)) == 25
+        assert len(motion_of(one)) == 25
         assert len(rest_of(one)) == 1
 
 

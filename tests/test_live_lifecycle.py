@@ -20,8 +20,8 @@ from tests.live_servers import close_to, get, say, serving, solo, speech, until
 from tests.test_live_limits import Gate, busy
 from toktalk_jax import serve
 from toktalk_jax.live import binary, engine, golden
+from toktalk_jax.live.client import Client
 from toktalk_jax.training import checkpoints
-from tools import live_client
 
 TOKEN = "a-secret-of-the-test"
 
@@ -263,7 +263,7 @@ def test_h3_sigterm_lets_an_utterance_end_and_exits_0(tiny_run):
     process, url = start(tiny_run)
     try:
         until(lambda: get(f"{url}/readyz")[0] == 200, 120)
-        one = live_client.Client(url.replace("http", "ws") + "/live", TOKEN)
+        one = Client(url.replace("http", "ws") + "/live", TOKEN)
         one.say(speech(1.0))
         one.send("stats")
         one.told("stats")  # so all of the sound was read, and the signal comes after it

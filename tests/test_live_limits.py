@@ -14,9 +14,8 @@ import websocket
 from tests import live_servers
 from tests.live_servers import close_to, say, serving, solo, speech, until
 from toktalk_jax.live import binary
+from toktalk_jax.live.client import PIECE, motion_of, spoken
 from toktalk_jax.live.session import Limits
-from tools import live_client
-from tools.live_client import PIECE
 
 
 def kill(client):
@@ -158,7 +157,7 @@ def test_s7_a_cut_session_is_taken_up_and_a_live_one_is_not(live_engine):
             with pytest.raises(ConnectionError, match="no session of that key"):
                 server.client(resume=stolen)
         rest = say(again, sound[12800:], first=10)
-        found = np.concatenate([live_client.motion_of(one), rest])
+        found = np.concatenate([motion_of(one), rest])
         close_to(found, solo(live_engine, sound, seed=3, style="warm"))
 
 
@@ -209,7 +208,7 @@ def test_i2_i3_i4_an_interruption_in_the_middle(live):
     found = say(one, speech(0.7, 1), 1)
     close_to(found, solo(live.room.engine, speech(0.7, 1), seed=1))
     (rest,) = live_servers.rest_of(one, 0)
-    old = live_client.motion_of(one, 0)
+    old = motion_of(one, 0)
     assert rest.first == len(old) and np.all(rest.motion[-1] == 0)
     assert (
         np.abs(rest.motion[0] - old[-1]).max() <= 2 * np.abs(np.diff(old, axis=0)).max()
@@ -277,9 +276,7 @@ def test_l2_l3_overload_is_refused_and_hurts_nobody_for_ever(live_engine):
         assert message["reason"] == "overloaded"
         gate.opened.set()
         assert one.told("go_on")["expected"] == refused["expected"]
-        one.wait(
-            lambda c: sum(live_client.spoken(c)) >= 10 * (refused["expected"] // 5)
-        )
+        one.wait(lambda c: sum(spoken(c)) >= 10 * (refused["expected"] // 5))
         other.wait(lambda c: c.frames)
 
 

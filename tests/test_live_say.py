@@ -14,6 +14,7 @@ from toktalk_jax import motion as mo
 from toktalk_jax import takes
 from toktalk_jax.data.corpora import speech
 from toktalk_jax.live import binary, mouth, session
+from toktalk_jax.live.client import motion_of, spoken
 from toktalk_jax.live.outbox import Outbox
 from toktalk_jax.live.protocol import InputFormat
 from toktalk_jax.tokenizers import hibari
@@ -67,7 +68,7 @@ def said_by(client, *texts, utterance=0):
         client.send("say", text=text)
     client.send("end")
     over = ended(client, utterance)
-    return live_client.motion_of(client, utterance), sound_of(client, utterance), over
+    return motion_of(client, utterance), sound_of(client, utterance), over
 
 
 def sound_of(client, utterance=0):
@@ -133,7 +134,7 @@ def test_latencies_are_told_and_add_up(quick, client):
 def test_utterances_follow_and_cancel_drops_sound_and_frames(engine, quick, client):
     one = client(seed=1)
     one.send("say", text=LONG)
-    one.wait(lambda c: c.sounds and live_client.spoken(c))
+    one.wait(lambda c: c.sounds and spoken(c))
     one.send("cancel")
     assert one.told("cancelled")["next"] == 1
     motion, wave, _ = said_by(one, SHORT, utterance=1)
@@ -327,7 +328,7 @@ def test_a_say_is_not_logged(quick, client, caplog):
 def test_two_says_far_apart_are_one_utterance(engine, client):
     one = client()
     one.send("say", text="Hello there.")
-    until(lambda: live_client.spoken(one))
+    until(lambda: spoken(one))
     time.sleep(0.5)
     motion, _, _ = said_by(one, "And hello again.")
     close_to(motion, offline(engine, "Hello there.", "And hello again.")[0])
@@ -341,13 +342,13 @@ def test_a_long_text_is_not_idle_and_a_cut_one_goes_on(engine):
         one = server.client(input=TEXT, seed=4)
         one.send("say", text=SHORT)
         bye = one.told("bye")
-        said = live_client.motion_of(one)
+        said = motion_of(one)
         assert len(said) / mo.FPS > 2 and bye["reason"] == "idle"
         two = server.client(input=TEXT, resume=bye["resume"])
         assert two.ready["utterance"] == 0
         two.send("say", text="And more.")
         two.send("end")
-        over, motion = ended(two), live_client.motion_of(two)
+        over, motion = ended(two), motion_of(two)
         wanted, sound = offline(engine, SHORT, "And more.", seed=4)
         close_to(np.concatenate([said, motion]), wanted)
         assert two.sounds[0].first == sum(len(s.samples) for s in one.sounds)

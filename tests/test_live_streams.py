@@ -15,6 +15,7 @@ from toktalk_jax import motion as mo
 from toktalk_jax import serve
 from toktalk_jax.data.audio import read_audio
 from toktalk_jax.live import binary, ease, rows, session
+from toktalk_jax.live.client import PIECE, motion_of, spoken
 from toktalk_jax.live.engine import Key
 from tools import bench_live, live_client
 
@@ -30,9 +31,9 @@ def test_s1_interleaved_sessions_equal_their_solo_runs(live, client):
     made = [("none", 3), ("warm", 4), ("lively", 5)]
     clients = [client(style=style, seed=seed) for style, seed in made]
     sounds = [speech(2.13, seed) for _, seed in made]
-    for i in range(0, len(sounds[0]), live_client.PIECE):
+    for i in range(0, len(sounds[0]), PIECE):
         for one, sound in zip(clients, sounds, strict=True):
-            one.say(sound[i : i + live_client.PIECE], first=i // live_client.PIECE)
+            one.say(sound[i : i + PIECE], first=i // PIECE)
     found = [say(one, sounds[0][:0]) for one in clients]
     for motion, sound, (style, seed) in zip(found, sounds, made, strict=True):
         options = {"style": style, "seed": seed, "whole": True}
@@ -112,14 +113,14 @@ def test_t6_a_restart_joins_without_a_jump(live, client):
     """A change of C starts the solver anew: the step at the join is no larger."""
     one, sound = client(), speech(2.4)
     one.say(sound[:19200])
-    one.wait(lambda c: sum(live_client.spoken(c)) >= 30)
+    one.wait(lambda c: sum(spoken(c)) >= 30)
     one.send("set", chunk_s=0.24)
     one.say(sound[19200:], first=15)
     one.send("end")
     one.told("ended")
     assert one.told("settings")["restarted"]
     (join,) = [f for f in one.frames if f.flags & binary.RESTARTED]
-    motion = live_client.motion_of(one)
+    motion = motion_of(one)
     steps = np.abs(np.diff(motion, axis=0)).max(1)
     assert steps[join.first - 1] <= np.percentile(steps, 90)
     fresh = solo(live.room.engine, None, tokens=np.zeros((3, 512), "f4"))
@@ -188,14 +189,12 @@ def test_while_nothing_is_due_histories_come_ahead(live, client):
     try:
         one = client()
         one.say(speech(0.4))
-        one.wait(live_client.spoken)
+        one.wait(spoken)
         # That of the solve, and then one ahead.
         until(lambda: len(made) > 1 and made[-1][0].history is not None)
         one.say(speech(0.4), first=5)
-        one.wait(lambda c: sum(live_client.spoken(c)) >= 20)
-        close_to(
-            live_client.motion_of(one), solo(live.room.engine, np.tile(speech(0.4), 2))
-        )
+        one.wait(lambda c: sum(spoken(c)) >= 20)
+        close_to(motion_of(one), solo(live.room.engine, np.tile(speech(0.4), 2)))
     finally:
         del live.room.engine.prefill
 
@@ -210,7 +209,7 @@ def test_settings_change_at_a_chunk_border(live, client):
     close_to(say(early, sound), solo(engine, sound, **wanted))
     late = client()
     late.say(sound[:6400])
-    late.wait(lambda c: live_client.spoken(c))
+    late.wait(lambda c: spoken(c))
     late.send("set", style="lively", guidance=2.0)
     found = say(late, sound[6400:], first=5)
     assert not late.told("settings")["restarted"]
@@ -223,7 +222,7 @@ def test_every_set_is_answered_though_no_chunk_follows_it(client):
     one = client()
     for u, over in enumerate(("end", "cancel")):
         one.say(speech(0.4), u)
-        one.wait(lambda c, u=u: sum(live_client.spoken(c, u)) >= 10)
+        one.wait(lambda c, u=u: sum(spoken(c, u)) >= 10)
         one.send("set", style_strength=1.5)  # at the second time, what is in force
         one.send(over)
         one.told({"end": "ended", "cancel": "cancelled"}[over])
@@ -309,7 +308,7 @@ def test_t4_ten_minutes_of_stream_are_flat(live, client):
     for _ in range(10):
         one.say(piece, first=sequence, piece=6400)
         sequence += 150
-        one.wait(lambda c, n=sequence: sum(live_client.spoken(c)) >= 10 * (n - 5), 120)
+        one.wait(lambda c, n=sequence: sum(spoken(c)) >= 10 * (n - 5), 120)
         speaking = [f for f in one.frames if not f.flags & binary.REST][-100:]
         solve_ms.append(np.median(np.diff([f.solved for f in speaking])))
     one.send("end")

@@ -363,8 +363,9 @@ GOOD = np.full((20, 56), 0.1, "f4")
         forged("{'descr': '|O', 'fortran_order': False, 'shape': (20, 56), }\n"),
         forged("__import__('os').system('true')\n"),
         forged("(" * 4000),
+        npz(motion=GOOD, **{f"more_{i}": GOOD[:1] for i in range(64)}),
     ],
-    ids=range(16),
+    ids=range(17),
 )
 def test_b4_hostile_clips_are_refused(data):
     with pytest.raises(ValueError):

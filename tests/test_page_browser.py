@@ -204,8 +204,9 @@ def test_play_pause_keys_and_end(chromium):
 
 
 @pytest.mark.long
-def test_mouse_turns_the_head_and_key_turns_it_back(chromium):
+def test_mouse_and_keys_turn_the_head_and_back(chromium):
     from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
 
     def differs(one, other):
         return (np.abs(one - other).max(-1) > 40).mean()
@@ -218,6 +219,16 @@ def test_mouse_turns_the_head_and_key_turns_it_back(chromium):
     assert differs(painted(chromium, 1), before) > 0.05
     ActionChains(chromium).send_keys("r").perform()
     assert differs(painted(chromium, 1), before) < 0.005
+    # By keys alone: the arrows turn it while it has the focus, and only then.
+    chromium.execute_script("document.getElementById('view').focus()")
+    for keys in (Keys.ARROW_RIGHT * 3, Keys.ARROW_DOWN * 2, "+" * 3):
+        ActionChains(chromium).send_keys("r").perform()
+        ActionChains(chromium).send_keys(keys).perform()
+        assert chromium.execute_script("return toktalk.frame()") == mo.FPS  # no seek
+        assert differs(painted(chromium, 1), before) > 0.03
+    ActionChains(chromium).send_keys("r").perform()
+    assert differs(painted(chromium, 1), before) < 0.005
+    chromium.execute_script("document.activeElement.blur()")
 
 
 @pytest.fixture(scope="module")

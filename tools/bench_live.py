@@ -24,11 +24,11 @@ import urllib.error
 import urllib.request
 
 import numpy as np
+import websocket
 
 from toktalk_jax import motion as mo
 from toktalk_jax.live import binary
-from tools import live_client
-from tools.live_client import Client
+from toktalk_jax.live.client import Client
 
 PIECE, PIECE_S = 320, 0.02
 
@@ -196,7 +196,7 @@ def main(arguments=None):
         with contextlib.ExitStack() as stack:
             url = args.url or stack.enter_context(server(own, args.token))
             found = bench(url, *work)
-    except (OSError, ValueError, live_client.websocket.WebSocketException) as error:
+    except (OSError, ValueError, websocket.WebSocketException) as error:
         raise SystemExit(f"bench_live: {error}") from None
     show(found)
     if args.json:

@@ -12,6 +12,7 @@ from toktalk_jax.inputs import MIN_STYLE_FRAMES
 MAX_FRAMES = 250  # 10 s; the encoder is compiled once, for this length
 MOST = 2 * math.pi * 10  # of a coefficient; no face takes more
 _MAX_HEADER = 4096
+_MAX_FILES, _ENTRY = 64, b"PK\x01\x02"  # of a zip's directory, a mark for each file
 
 
 def read(data):
@@ -23,6 +24,9 @@ def read(data):
     Raises:
       ValueError: says what is wrong with it.
     """
+    # Before the directory is read: a long one would hold up everybody's frames.
+    if data.count(_ENTRY) > _MAX_FILES:
+        raise ValueError(f"the npz holds more than {_MAX_FILES} files")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return _motion(archive)

@@ -62,6 +62,17 @@ function gridOf(count, width, height, frame) {
   return grids.reduce((best, grid) => (scale(grid) > scale(best) ? grid : best));
 }
 
+const KEY_TURN = THREE.MathUtils.degToRad(8);
+// What a key does to the camera: turns around, turns down, times the distance.
+const KEYS = {
+  ArrowLeft: [-1, 0, 1],
+  ArrowRight: [1, 0, 1],
+  ArrowUp: [0, -1, 1],
+  ArrowDown: [0, 1, 1],
+  "+": [0, 0, 0.9],
+  "-": [0, 0, 1 / 0.9],
+};
+
 // A camera that turns around the head and always shows all of `frame` from afar.
 function createOrbit(canvas, frame) {
   const camera = new THREE.PerspectiveCamera(FIELD_OF_VIEW, 1, 0.05, 10);
@@ -93,6 +104,25 @@ function createOrbit(canvas, frame) {
     controls.update();
     controls.enableDamping = true;
   }
+
+  function turn([around, down, nearer]) {
+    const from = camera.position.clone().sub(controls.target);
+    const place = new THREE.Spherical().setFromVector3(from);
+    place.theta += around * KEY_TURN;
+    place.phi += down * KEY_TURN;
+    place.radius *= nearer;
+    camera.position.setFromSpherical(place.makeSafe()).add(controls.target);
+    controls.update(); // keeps it within the limits
+  }
+
+  // Only while the head itself has the focus: elsewhere the arrows have other work.
+  canvas.addEventListener("keydown", (event) => {
+    if (!(event.key in KEYS) || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    turn(KEYS[event.key]);
+  });
+  canvas.addEventListener("mousedown", (event) => event.preventDefault()); // no focus by it
 
   return { camera, controls, fit, home };
 }
