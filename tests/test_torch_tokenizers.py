@@ -5,9 +5,11 @@ import math
 
 import numpy as np
 import pytest
+import soxr
 
 from tests.test_tokenizers import babble, random_splits
 from toktalk_jax import motion as mo
+from toktalk_jax.live.ears import Ear
 from toktalk_jax.tokenizers import load, mimi, prefix, weights
 
 torch = pytest.importorskip("torch", reason="these tokenizers need PyTorch")
@@ -115,6 +117,18 @@ def test_mimi_streams_what_it_embeds_whole(mimi_small):
         pieces = random_splits(wave, np.random.default_rng(seed), 6000)
         out = [stream.push(piece) for piece in pieces] + [stream.flush()]
         np.testing.assert_allclose(np.concatenate(out), whole, atol=1e-4)
+
+
+def test_a_live_ear_hears_through_mimi(mimi_small):
+    """A browser's 48 kHz, in pieces of 20 ms, as the server tokenises them."""
+    wave = soxr.resample(babble(2.0), 16000, 48000).astype("f4")
+    whole = Ear(mimi_small, 48000).hear(wave, True)
+    ear = Ear(mimi_small, 48000)
+    pieces = [wave[i : i + 960] for i in range(0, len(wave), 960)]
+    heard = [ear.hear(p, i + 1 == len(pieces)) for i, p in enumerate(pieces)]
+    assert whole.shape == (25, 64) and ear.frames == 50
+    assert sum(len(tokens) for tokens in heard[:50]) > 10  # as it is spoken
+    np.testing.assert_allclose(np.concatenate(heard), whole, atol=1e-4)
 
 
 def test_mimi_needs_its_key_value_cache(mimi_small, monkeypatch):
