@@ -140,7 +140,7 @@ def define_flags():
         "split", "test", ["train", "validation", "test"], "clips to score"
     )
     flags.DEFINE_integer("samples", 8, "samples per clip of the stochastic rows")
-    flags.DEFINE_integer("limit", 0, "only the first so many clips; 0: all")
+    flags.DEFINE_integer("limit", 0, "only so many clips, spread over all; 0: all")
     flags.DEFINE_integer("seed", 0, "seed of the noise")
     flags.DEFINE_enum(
         "style", "another_clip", list(references.STYLES), "what the encoder is shown"

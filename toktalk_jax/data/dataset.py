@@ -115,7 +115,7 @@ def evaluation_clips(directories, split="test", *, stats, expect=None, limit=Non
 
     Args:
       stats: those of the model under test, not of the dataset.
-      limit: the first so many clips.
+      limit: only so many clips, evenly spread over the split.
 
     Returns:
       list of `Clip`; raises as `load` does.
@@ -123,7 +123,9 @@ def evaluation_clips(directories, split="test", *, stats, expect=None, limit=Non
     unscaled = stats._replace(
         motion_mean=np.zeros(mo.F, np.float32), motion_std=np.ones(mo.F, np.float32)
     )
-    return load(directories, split, expect=expect, stats=unscaled).clips[:limit]
+    clips = load(directories, split, expect=expect, stats=unscaled).clips
+    few = min(limit or len(clips), len(clips))
+    return [clips[k * len(clips) // few] for k in range(few)]
 
 
 def read_metadata(directory, expect=None):

@@ -1,4 +1,4 @@
-"""Predictions of whole splits: clips of equal length solved in one batch.
+"""Predictions of whole splits: clips of like length solved in one batch.
 
 Every prediction goes through the `Sampler` that serves; there is no second path.
 """
@@ -53,21 +53,21 @@ def streamed(sampler, clips, styles, *, seed=0, sample=0):
       are solved with mean tokens after them, as `Sampler.flush` does.
     """
     keys = clip_keys(clips, seed, sample)
-    groups = collections.defaultdict(list)
-    for i, clip in enumerate(clips):
-        groups[-(-tokens_of(clip, sampler) // sampler.chunk_tokens)].append(i)
+    chunks = [-(-tokens_of(clip, sampler) // sampler.chunk_tokens) for clip in clips]
+    # By length, or clips of all lengths would be padded to the longest.
+    order = sorted(range(len(clips)), key=chunks.__getitem__)
     out = [None] * len(clips)
-    for chunks, members in sorted(groups.items()):
-        for start in range(0, len(members), BATCH):
-            rows = members[start : start + BATCH]
-            seats = rows + rows[:1] * (BATCH - len(rows))
-            tokens = np.stack([_padded(clips[i], sampler, chunks) for i in seats])
-            motion = np.asarray(
-                sampler.sample_clip(keys[np.array(seats)], tokens, styles[seats])
-            )
-            for row, i in enumerate(rows):
-                frames = 2 * tokens_of(clips[i], sampler)
-                out[i] = motion[row, : min(len(clips[i].motion), frames)]
+    for start in range(0, len(order), BATCH):
+        rows = order[start : start + BATCH]
+        seats = rows + rows[:1] * (BATCH - len(rows))
+        longest = chunks[rows[-1]]
+        tokens = np.stack([_padded(clips[i], sampler, longest) for i in seats])
+        motion = np.asarray(
+            sampler.sample_clip(keys[np.array(seats)], tokens, styles[seats])
+        )
+        for row, i in enumerate(rows):
+            frames = 2 * tokens_of(clips[i], sampler)
+            out[i] = motion[row, : min(len(clips[i].motion), frames)]
     return out
 
 
