@@ -71,16 +71,19 @@ def merge(rows, kept=()):
     return sorted(
         found.values(),
         key=lambda r: (
-            *(r["to"], r["from"], place.get(r["name"], len(ORDER)), r["name"]),
+            *(r["to"], r["from"], r["base_hash"]),
+            *(place.get(r["name"], len(ORDER)), r["name"]),
             *(r["minutes"], r["steps"]),
         ),
     )
 
 
-def pairs(rows):
-    """{(from, to): its rows}, in their order."""
-    keys = dict.fromkeys((row["from"], row["to"]) for row in rows)
-    return {k: [r for r in rows if (r["from"], r["to"]) == k] for k in keys}
+def groups_of(rows):
+    """{(from, to, hash of the base): its rows}, in their order."""
+    groups = {}
+    for row in rows:
+        groups.setdefault((row["from"], row["to"], row["base_hash"]), []).append(row)
+    return groups
 
 
 def _cell(found):
@@ -92,7 +95,7 @@ def _cell(found):
 
 
 def to_markdown(rows):
-    """The tables, one per pair of tokenizers."""
+    """The tables, one per pair of tokenizers and base."""
     text = [
         "# Adapters",
         "",
@@ -101,10 +104,10 @@ def to_markdown(rows):
         "paired by clip. Below 1 the adapted tokens drive the face better than the "
         "tokens that the base was trained on.",
     ]
-    for (source, target), members in pairs(rows).items():
+    for (source, target, code), members in groups_of(rows).items():
         base = ", ".join(f"{m} {members[0]['base'][m]:.3f}" for m in METRICS)
         text += ["", f"## {source} before a base on {target}", ""]
-        text += [f"Base {members[0]['base_hash']} from its own tokens: {base}.", ""]
+        text += [f"Base {code} from its own tokens: {base}.", ""]
         head = ["losses", "steps", "minutes", "tokens explained"]
         text += [_line([*head, *METRICS]), _line(["---"] * (4 + len(METRICS)))]
         for r in members:
@@ -119,24 +122,24 @@ def _line(cells):
 
 
 def plot(path, rows):
-    """A panel per pair of tokenizers, and the data curve where minutes differ."""
+    """A panel per table, and the data curve where minutes differ."""
     from matplotlib.figure import Figure
 
-    groups = pairs(rows)
+    groups = groups_of(rows)
     curves = {
-        pair: curve
-        for pair, found in groups.items()
+        key: curve
+        for key, found in groups.items()
         if len(curve := data_curve(found)) > 1
     }
     count = len(groups) + bool(curves)
     figure = Figure((4.6 * count, 3.6), layout="tight")
-    for k, ((source, target), members) in enumerate(groups.items()):
+    for k, ((source, target, code), members) in enumerate(groups.items()):
         axes = figure.add_subplot(1, count, k + 1)
         _losses(axes, members)
-        axes.set_title(f"{source} to {target}", fontsize=10)
+        axes.set_title(f"{source} to {target}, base {code[:6]}", fontsize=10)
     if curves:
         axes = figure.add_subplot(1, count, count)
-        for (source, target), curve in curves.items():
+        for (source, target, _), curve in curves.items():
             _curve(axes, curve, f"{source} to {target}")
         axes.set_title("data curve", fontsize=10)
         axes.legend(fontsize=7)
