@@ -11,6 +11,6 @@ python -m ruff check --config tools/ruff.toml .
 python -m ruff format --check --config tools/ruff.toml .
 # A worker per core, up to four; the tests of a file share its fixtures and stay together.
 # In order of the files: largest first, two files of few long tests would be the last.
-exec python -m pytest tests -q -rs -o cache_dir=.pytest_cache --durations=15 \
+exec python -m pytest tests -q -rs -o cache_dir=.pytest_cache --durations=60 \
   --numprocesses auto --maxprocesses 4 --dist loadfile \
   --no-loadscope-reorder "$@"
