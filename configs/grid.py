@@ -43,7 +43,7 @@ def get_config(arg=""):
     c.faceformer_run = faceformer.get_config("smoke" if "smoke" in chosen else "")
     for run in (c, c.faceformer_run):  # rows are made from the last weights
         run.validation.clips, run.keep.best, run.keep.metric = 0, 0, ""
-    c.table = dict(samples=5, limit=60)  # samples per clip; clips, 0: all
+    c.table = dict(samples=5, limit=75)  # samples per clip; clips, 0: all
     return c
 
 

@@ -37,20 +37,22 @@ def rank_correlations(task, levels=LEVELS, clips=CLIPS):
 
     sound = speech.say(SAID)
     few = dataclasses.replace(task, clips=task.clips[:clips], samples=1)
-    sampler, found = few.sampler, {}
-    for name, low, high in zip(
-        performer.Style._fields, performer.LOWEST, performer.HIGHEST, strict=True
-    ):
-        gains = np.linspace(low, high, levels)
-        styles = [performer.NEUTRAL._replace(**{name: float(g)}) for g in gains]
-        measured = [
-            getattr(measure(few, sampler, reference(sound, style)), name)
-            for style in styles
-        ]
+    names = performer.Style._fields
+    ladders = [
+        np.linspace(low, high, levels)
+        for low, high in zip(performer.LOWEST, performer.HIGHEST, strict=True)
+    ]
+    references = [
+        reference(sound, performer.NEUTRAL._replace(**{name: float(gain)}))
+        for name, gains in zip(names, ladders, strict=True)
+        for gain in gains
+    ]
+    measured, found = measure(few, few.sampler, references), {}
+    for k, (name, gains) in enumerate(zip(names, ladders, strict=True)):
+        seen = [getattr(m, name) for m in measured[k * levels : (k + 1) * levels]]
         # A statistic that never changes follows nothing.
-        still = np.ptp(measured) == 0
-        rho = 0.0 if still else spearmanr(gains, measured).statistic
-        found[f"rho {name}"] = float(rho)
+        still = np.ptp(seen) == 0
+        found[f"rho {name}"] = 0.0 if still else float(spearmanr(gains, seen).statistic)
     return found
 
 
@@ -59,9 +61,21 @@ def reference(sound, style):
     return performer.perform(sound.audio, sound.phonemes, style, seed=0)
 
 
-def measure(task, sampler, motion):
-    """`performer.measure` of what a model makes of the task's clips in a style."""
-    shown = encode_style(task.bundle, motion[None])
-    vectors = np.repeat(shown, len(task.clips), axis=0)
-    drawn = tasks.draw(dataclasses.replace(task, style="none"), sampler, vectors)
-    return performer.measure(np.concatenate([d[0] for d in drawn]))
+def measure(task, sampler, motions):
+    """`performer.measure` of what a model makes of the task's clips, style by style.
+
+    Args:
+      motions: list of [R, 56] raw motion, what the style encoder is shown in turn.
+
+    Returns:
+      a list as long; the same noise is drawn for each.
+    """
+    count = len(task.clips)
+    shown = np.concatenate([encode_style(task.bundle, m[None]) for m in motions])
+    # All together, for a few clips alone would leave most rows of a batch empty.
+    many = dataclasses.replace(task, clips=task.clips * len(motions), style="none")
+    drawn = [d[0] for d in tasks.draw(many, sampler, np.repeat(shown, count, axis=0))]
+    return [
+        performer.measure(np.concatenate(drawn[i : i + count]))
+        for i in range(0, len(drawn), count)
+    ]
