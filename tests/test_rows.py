@@ -8,7 +8,7 @@ import pytest
 
 from configs import small
 from toktalk_jax import evaluate, rows, task
-from toktalk_jax.evaluation import predict
+from toktalk_jax.evaluation import predict, scoring
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,23 @@ def test_a_clip_that_says_nothing_is_named(made, change, reason):
     for other, scores in row.scores.items():
         assert scores["lve_mm"] == others.scores[other]["lve_mm"]
     assert all(v.value is None or np.isfinite(v.value) for v in row.values.values())
+
+
+def test_tracked_lips_are_scored_in_the_scored_frames_alone(made, monkeypatch):
+    """Or a style reference out of the first half would be scored on what it showed."""
+    masks = []
+
+    def track(rig, motion, lips, mask=None):
+        masks.append(mask)
+        return {"tracked_lip_mm": 1.0}
+
+    monkeypatch.setattr(scoring, "score_tracked", track)
+    frames = rows.frames(made.clips[0])
+    lips = np.zeros((len(made.clips[0].motion), 40, 3), "f4")
+    half = dataclasses.replace(with_first(made, lips=lips), scored="second_half")
+    rows.score(half, "truth")
+    (mask,) = masks
+    np.testing.assert_array_equal(mask, np.arange(frames) >= frames // 2)
 
 
 def test_motion_files_of_any_system_are_scored(made, tmp_path):

@@ -206,7 +206,7 @@ def _score_clip(task, clip, motion, control):
         each = [score_one(sample) for sample in motion]
         found["samples"] = {m: [s[m] for s in each] for m in OVER_SAMPLES}
     if clip.lips is not None:
-        found |= scoring.score_tracked(task.rig, motion, clip.lips)
+        found |= scoring.score_tracked(task.rig, motion, clip.lips, mask)
     return found
 
 
