@@ -323,6 +323,11 @@ def test_references_never_show_a_scored_frame_but_where_they_say_so(styled):
         np.testing.assert_array_equal(
             shown["same_window"][k], clip.motion[: references.FRAMES]
         )
+    # Where tokens end before the motion does, the scored half begins earlier too.
+    clip = made.clips[0]
+    cut = dataclasses.replace(clip, tokens=clip.tokens[: len(clip.motion) // 2 - 1])
+    first = references.of_clips([cut], made.train, "first_half")[0]
+    assert len(first) == rows.frames(cut) // 2 < len(clip.motion) // 2
     lonely = [c for c in made.clips if c.speaker_id == "speaker-0"]
     with pytest.raises(ValueError, match="needs two speakers"):
         references.of_clips(lonely, lonely, "wrong_speaker")

@@ -3,6 +3,7 @@
 A reference is raw motion [R, F] of at most FRAMES frames.
 """
 
+from toktalk_jax.data import windows
 from toktalk_jax.evaluation import predict
 
 FRAMES = 50
@@ -26,7 +27,7 @@ def _same_window(clip, by_speaker, train):
 
 def _first_half(clip, by_speaker, train):
     """Frames of the same clip that `scored="second_half"` leaves out."""
-    return clip.motion[: len(clip.motion) // 2][:FRAMES]
+    return clip.motion[: windows.frames_of(clip) // 2][:FRAMES]
 
 
 def _wrong_speaker(clip, by_speaker, train):
