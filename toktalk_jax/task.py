@@ -97,9 +97,13 @@ def prepare(
       landmark_map: where the tracker's landmarks lie on a head of the user's own.
 
     Raises:
-      ValueError: a dataset that the model or the adapter was not made for, or an
-        unknown style.
+      ValueError: a dataset that the model or the adapter was not made for, an unknown
+        style, no sample, or a limit under 1.
     """
+    if samples < 1 or (limit is not None and limit < 1):
+        raise ValueError(
+            f"{samples} samples of at most {limit} clips; expected at least one of each"
+        )
     if style not in references.STYLES or scored not in SCORED:
         names = (*references.STYLES, *SCORED)
         raise ValueError(
