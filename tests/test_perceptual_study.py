@@ -200,6 +200,11 @@ def test_orders_differ_by_rater_and_never_by_call(study):
     assert len(set(orders)) == 6  # of 120 draws
     for plan in plans.values():
         assert sorted(p["clip"] for p in plan) == sorted(made["clips"])
+    asked = {rater: study_server.questions_of(made, rater) for rater in plans}
+    assert asked["3"] == study_server.questions_of(made, "3")
+    first = [questions[0] for questions in asked.values()]
+    assert {*first} == {*made["questions"]} and 10 < first.count(first[0]) < 30
+    assert all(sorted(q) == sorted(made["questions"]) for q in asked.values())
 
 
 # --- the server --------------------------------------------------------------------
@@ -411,4 +416,7 @@ def test_a_person_answers_and_a_reload_goes_on(rendered, tmp_path):
             browser.quit()
     (answer,) = study_server.read(folder / "answers.sqlite", made["questions"][0])
     page = study_server.plan(made, answer[0])[0]
-    assert answer[1] == dict(zip(page["methods"], [1, 2, 3], strict=True))
+    first, second = study_server.questions_of(made, answer[0])
+    for question, ranks in ((first, [1, 2, 3]), (second, [3, 2, 1])):
+        (answer,) = study_server.read(folder / "answers.sqlite", question)
+        assert answer[1] == dict(zip(page["methods"], ranks, strict=True))

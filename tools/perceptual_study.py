@@ -8,10 +8,11 @@
 
 As in the paper's section 4.3: every rater sees each clip's recording and the methods
 without names, in an order of their own, and ranks them for lip synchronisation and for
-likeness of style. Answers lie in STUDY/answers.sqlite and survive a reload of the page
-and a restart of the server. A folder of takes holds one take per clip: CLIP.npz or
-CLIP/motion.npz as `toktalk_jax.sample` leaves them; clips that all folders hold are
-used. `simulate` tells how many raters and clips it takes to see a preference.
+likeness of style, asked in the rater's own order too. Answers lie in
+STUDY/answers.sqlite and survive a reload of the page and a restart of the server. A
+folder of takes holds one take per clip: CLIP.npz or CLIP/motion.npz as
+`toktalk_jax.sample` leaves them; clips that all folders hold are used. `simulate` tells
+how many raters and clips it takes to see a preference.
 """
 
 import argparse

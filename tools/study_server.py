@@ -103,6 +103,13 @@ def plan(study, rater):
     return pages
 
 
+def questions_of(study, rater):
+    """The questions in the rater's order, or all would be asked of lips first."""
+    questions = list(study["questions"])
+    random.Random(f"{study['seed']} {rater} questions").shuffle(questions)
+    return questions
+
+
 def check(study, page, given):
     """{question: {method: rank}} of what a browser sent: ranks in the shown order.
 
@@ -152,7 +159,7 @@ def application(folder, study):
         shown = {k: left[0][k] for k in ("clip", "truth", "shown")} if left else None
         return JSONResponse(
             {
-                "questions": study["questions"],
+                "questions": questions_of(study, rater),
                 "total": len(pages),
                 "done": len(pages) - len(left),
                 "page": shown,
