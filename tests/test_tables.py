@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 from tests.test_report import make_row
 from toktalk_jax import latency, rows, style_gains, tables, task, train
 from toktalk_jax.data.corpora import performer
-from toktalk_jax.evaluation import intervals, paper, references
+from toktalk_jax.evaluation import intervals, paper, predict, references
 from toktalk_jax.evaluation import tables as table_text
 
 MINIATURE = '''
@@ -201,7 +201,7 @@ def test_a_finished_run_is_found_by_what_it_is(filled, tiny_dataset, tmp_path):
     assert tables.finished(run, [runs]) is None
 
 
-def test_a_rows_key_is_what_it_is_made_from(filled):
+def test_a_rows_key_is_what_it_is_made_from(filled, monkeypatch):
     config, module, _, _ = filled
     line = tables.check(next(iter(module.table_3())))
     key = tables.row_key(config, line, 0)
@@ -213,6 +213,15 @@ def test_a_rows_key_is_what_it_is_made_from(filled):
     ):
         assert tables.row_key(config, {**line, **change}, 0) != key
     assert tables.row_key(config, line, 1) != key
+    # Only of the style whose meaning was mended, others are found as before.
+    half = {**line, "style": "same_window", "scored": "second_half"}
+    made = {"run", "table", "method", "sample", "style", "scored"}
+    made |= {"match_std", "timed", "gains", "probes"}
+    hashed = []
+    monkeypatch.setattr(tables, "_hash", hashed.append)
+    for given in (line, half):
+        tables.row_key(config, given, 0)
+    assert set(hashed[0]) == made and set(hashed[1]) == made | {"shown"}
 
 
 def test_the_temperature_is_matched_by_the_motions_std(styled, monkeypatch):
@@ -481,6 +490,15 @@ def test_references_never_show_a_scored_frame_but_where_they_say_so(styled):
         np.testing.assert_array_equal(
             shown["same_window"][k], clip.motion[: references.FRAMES]
         )
+    scored = rows.score(dataclasses.replace(made, scored="second_half"), "truth")
+    halves = references.of_clips(made.clips, made.train, "same_window", "second_half")
+    for clip, half in zip(made.clips, halves, strict=True):
+        assert len(half) == scored.scores[predict.name_of(clip)]["frames"]
+        last = rows.frames(clip)
+        np.testing.assert_array_equal(half, clip.motion[last - len(half) : last])
+    window = dataclasses.replace(made, style="same_window")
+    styles = dataclasses.replace(window, scored="second_half").styles
+    assert np.abs(styles - window.styles).max() > 1e-6
     # Where tokens end before the motion does, the scored half begins earlier too.
     clip = made.clips[0]
     cut = dataclasses.replace(clip, tokens=clip.tokens[: len(clip.motion) // 2 - 1])

@@ -63,7 +63,8 @@ class Task:
     @functools.cached_property
     def styles(self):
         """Style vectors [clips, K]."""
-        return style_vectors(self.bundle, self.clips, self.train, self.style)
+        shown = self.clips, self.train, self.style, self.scored
+        return style_vectors(self.bundle, *shown)
 
     @functools.cached_property
     def draws(self):
@@ -180,13 +181,13 @@ def _rig(head, clips, landmark_map):
     return fit.prepare(head, where)
 
 
-def style_vectors(bundle, clips, train, style="another_clip"):
+def style_vectors(bundle, clips, train, style="another_clip", scored="all"):
     """Style vectors [clips, K]; zeros where the encoder is shown nothing."""
     vectors = np.zeros((len(clips), bundle.config["style"]["width"]), np.float32)
     if references.STYLES[style] is None:
         return vectors
     lengths = {}  # one batch a length: few compiles
-    for i, motion in enumerate(references.of_clips(clips, train, style)):
+    for i, motion in enumerate(references.of_clips(clips, train, style, scored)):
         lengths.setdefault(len(motion), {}).setdefault(motion.tobytes(), []).append(i)
     for length, known in lengths.items():
         shown = [np.frombuffer(motion, np.float32) for motion in known]
