@@ -13,7 +13,7 @@ import pytest
 from configs import grid
 from tests.conftest import ROOT
 from tests.test_report import make_row
-from toktalk_jax import latency, rows, style_gains, tables, task, train
+from toktalk_jax import evaluate, latency, rows, style_gains, tables, task, train
 from toktalk_jax.data.corpora import performer
 from toktalk_jax.evaluation import intervals, paper, predict, references
 from toktalk_jax.evaluation import tables as table_text
@@ -397,7 +397,8 @@ def test_a_bound_must_hold_for_every_seed():
     found = table_text.check_claim([good], claim)
     assert found["verdict"] == "holds"
     assert found["difference"]["value"] == pytest.approx(0.15)
-    assert "at least 0.8" in table_text.to_markdown(3, [good], [found])
+    text = table_text.to_markdown(3, [good], [found])
+    assert "at least 0.8" in text and "[least, largest seed]" in text
     mixed = table_text.check_claim([good], {**claim, "at_least": 0.95})
     assert mixed["verdict"] == "not resolved"
     none = table_text.check_claim([good], {**claim, "at_least": 1.1})
@@ -455,6 +456,25 @@ def test_seeds_widen_the_interval_and_average_the_value():
     assert b.value == pytest.approx(a.value, rel=1e-3)
     assert b.high - b.low > 1.2 * (a.high - a.low)
     assert one.interval("closure_nobody_scores") is None
+
+
+def test_the_command_tells_of_errors_in_one_line(monkeypatch):
+    """Of a table that is none before any is filled; of a voice that is missing."""
+
+    def fill(*_, **__):
+        raise AssertionError("filled")
+
+    def mute():
+        raise ImportError("hibari is not installed")
+
+    given = types.SimpleNamespace(FLAGS=types.SimpleNamespace(table=[3, 9]))
+    monkeypatch.setattr(evaluate, "flags", given)
+    monkeypatch.setattr(tables, "fill", fill)
+    with pytest.raises(SystemExit, match=r"evaluate: --table holds \[9\]"):
+        evaluate.main(["evaluate"])
+    monkeypatch.setattr(evaluate, "_tables", mute)
+    with pytest.raises(SystemExit, match="evaluate: hibari is not installed"):
+        evaluate.main(["evaluate"])
 
 
 # --- styles and latency ------------------------------------------------------------

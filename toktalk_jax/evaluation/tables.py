@@ -265,6 +265,10 @@ def _claims(claims):
         f"Each of the {len(claims)} is judged alone at 95 %: of twenty comparisons "
         "where there is no difference, one is resolved by chance."
     )
+    if any("at_least" in claim for claim in claims):
+        alone += (
+            " Of a bound: the mean over seeds less the bound [least, largest seed]."
+        )
     return [*report.grid(head, body), "", alone]
 
 
