@@ -2,12 +2,13 @@ r"""The paper's tables on GRID: one speaker, 51 words, two CPU cores.
 
     for t in mel_rvq "lyra --weights DIR" "whisper --causal"; do
       python -m tools.export_tokens --corpus grid --source DIR --tokenizer $t ... \
-          --out data/grid_${t%% *}; done
+          --with_audio --out data/grid_${t%% *}; done
     python -m toktalk_jax.evaluate --config configs/grid.py --table 2
 
 Rows that are kept under configs/results/rows are not made again; a missing one is
 trained (at most 20 minutes on two cores) and scored. Other tokenizers join Table 2 by
-exporting their dataset to the path that `datasets` names.
+exporting their dataset to the path that `datasets` names. Without --with_audio Table 2
+has no probes.
 
 Arguments, after a colon and joined by commas:
   smoke   the same tables at a width that trains a few steps in seconds
