@@ -69,6 +69,25 @@ def test_no_preference_is_found_as_often_as_the_level_says():
     assert found <= 20  # 5 % of 200, and room for chance
 
 
+def test_rankings_of_one_rater_are_not_many_raters():
+    """Four of six always rank a first, two last: certain by 90 rankings, not by six."""
+    mine, theirs = {"a": 1, "b": 2, "c": 3}, {"a": 3, "b": 2, "c": 1}
+    answers = [(f"r{k}", mine if k < 4 else theirs) for k in range(6)] * 15
+    result = study_results.analyse(answers, ["a", "b", "c"])
+    best = next(p for p in result.pairs if (p.better, p.worse) == ("a", "c"))
+    assert best.p < 0.01 < 0.05 < best.p_raters and result.p_raters > 0.05
+    differences = [-2.0] * 4 + [2.0] * 2
+    expected = stats.wilcoxon(differences).pvalue
+    assert best.p_raters == pytest.approx(min(3 * expected, 1))
+    alone = study_results.analyse([("r", mine)] * 9, ["a", "b", "c"])
+    assert {pair.p_raters for pair in alone.pairs} == {None}
+    assert "| a | c | 100 % | " in study_results.to_markdown({"q": alone})
+    # Raters who differ among themselves alike prefer nobody, and SciPy's NaN is none.
+    tied = [(f"r{k}", order) for k in range(3) for order in (mine, theirs)]
+    even = study_results.analyse(tied, ["a", "b", "c"])
+    assert {pair.p_raters for pair in even.pairs} == {1.0}
+
+
 def test_friedman_and_holm_by_hand():
     """Ten raters of one mind: chi2 = 12 n / (k (k + 1)) sum (mean rank - 2)^2 = 20."""
     answers = [(f"r{i}", {"a": 1, "b": 2, "c": 3}) for i in range(10)]
@@ -126,6 +145,24 @@ def test_bad_folders(tmp_path):
     truth = made.pop("truth")
     with pytest.raises(ValueError, match="three or more"):
         perceptual_study.make(tmp_path / "s", truth, {"a": made["ours"]})
+    with pytest.raises(ValueError, match="at most 8"):
+        perceptual_study.make(
+            tmp_path / "s", truth, dict.fromkeys("abcdefghi", made["ours"])
+        )
+    twice = [f"--method={m}={made['ours']}" for m in ("a", "b", "c", "a")]
+    with pytest.raises(SystemExit, match="--method a= comes 2 times"):
+        perceptual_study.main(["make", str(tmp_path / "s"), "--truth=x", *twice])
+    for name, arrays, message in (
+        ("fast", {"fps": 30.0}, "30 frames a second; expected 25"),
+        ("short", {}, "has 7 frames, the recording 10"),
+    ):
+        odd = tmp_path / name
+        odd.mkdir()
+        frames = 7 if name == "short" else 10
+        np.savez(odd / "one.npz", motion=np.zeros((frames, 56), "f4"), **arrays)
+        with pytest.raises(ValueError, match=message):
+            perceptual_study.make(tmp_path / "s", truth, made | {"x": odd})
+    assert not (tmp_path / "s").exists()
     with pytest.raises(ValueError, match="no folder of takes"):
         perceptual_study.make(tmp_path / "s", tmp_path / "nowhere", made)
     other = tmp_path / "other"
@@ -135,6 +172,22 @@ def test_bad_folders(tmp_path):
         perceptual_study.make(tmp_path / "s", truth, made | {"x": other})
     with pytest.raises(SystemExit, match="no study at"):
         perceptual_study.main(["analyse", str(tmp_path)])
+
+
+def test_a_broken_database_is_told_in_one_line(study):
+    folder, _ = study
+    (folder / "answers.sqlite").write_text("not a database, but as long as its header")
+    with pytest.raises(SystemExit, match="perceptual_study: file is not a database"):
+        perceptual_study.main(["analyse", str(folder)])
+
+
+def test_ten_ranks_are_ten_places():
+    """As text, 10 comes before 2."""
+    methods = [f"m{k}" for k in range(10)]
+    page = {"shown": methods, "methods": methods}
+    given = {"q": list(range(10, 0, -1))}
+    found = study_server.check({"questions": ["q"]}, page, given)
+    assert found["q"] == {f"m{k}": 10 - k for k in range(10)}
 
 
 def test_orders_differ_by_rater_and_never_by_call(study):
@@ -147,6 +200,11 @@ def test_orders_differ_by_rater_and_never_by_call(study):
     assert len(set(orders)) == 6  # of 120 draws
     for plan in plans.values():
         assert sorted(p["clip"] for p in plan) == sorted(made["clips"])
+    asked = {rater: study_server.questions_of(made, rater) for rater in plans}
+    assert asked["3"] == study_server.questions_of(made, "3")
+    first = [questions[0] for questions in asked.values()]
+    assert {*first} == {*made["questions"]} and 10 < first.count(first[0]) < 30
+    assert all(sorted(q) == sorted(made["questions"]) for q in asked.values())
 
 
 # --- the server --------------------------------------------------------------------
@@ -222,6 +280,30 @@ def test_answers_survive_a_reload_and_a_killed_server(study):
         assert result.ranks == [1, 2, 3]
     assert "| ours | 1.00 |" in (folder / "results.md").read_text()
     assert (folder / "results.png").stat().st_size > 5000
+
+
+def test_without_a_cookie_no_answer_is_kept(study):
+    """Else it would be read in the order of a rater who was shown nothing."""
+    folder, made = study
+    whole = {question: [1, 2, 3] for question in made["questions"]}
+    sent = {"clip": next(iter(made["clips"])), "answers": whole}
+    with running(folder) as (address, _):
+        for stranger in ("", "A" * 32, "a" * 31):
+            status, reply = ask(address, "/answer", stranger, sent)
+            assert status == 400 and "cookie" in reply["error"]
+            status, reply = ask(address, "/state", stranger)
+            assert status == 400 and "cookie" in reply["error"]
+        with urllib.request.urlopen(address, timeout=30) as reply:
+            given = reply.headers["set-cookie"]
+        # A strict one is not sent by who follows a link here: a second rater.
+        assert "samesite=lax" in given.lower() and "httponly" in given.lower()
+        rater = given.partition("rater=")[2][:32]
+        assert ask(address, "/answer", rater, sent)[0] == 200
+        request = urllib.request.Request(address, headers={"cookie": f"rater={rater}"})
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            assert f"rater={rater}" in reply.headers["set-cookie"]
+    found = study_server.read(folder / "answers.sqlite", made["questions"][0])
+    assert [name for name, _ in found] == [rater]
 
 
 def test_half_an_answer_is_refused_whole(study):
@@ -334,4 +416,7 @@ def test_a_person_answers_and_a_reload_goes_on(rendered, tmp_path):
             browser.quit()
     (answer,) = study_server.read(folder / "answers.sqlite", made["questions"][0])
     page = study_server.plan(made, answer[0])[0]
-    assert answer[1] == dict(zip(page["methods"], [1, 2, 3], strict=True))
+    first, second = study_server.questions_of(made, answer[0])
+    for question, ranks in ((first, [1, 2, 3]), (second, [3, 2, 1])):
+        (answer,) = study_server.read(folder / "answers.sqlite", question)
+        assert answer[1] == dict(zip(page["methods"], ranks, strict=True))

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from configs import small
+from tests.test_report import make_row
 from toktalk_jax import evaluate, rows, task
-from toktalk_jax.evaluation import predict
+from toktalk_jax.evaluation import predict, scoring
+from toktalk_jax.evaluation.results import Row
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,40 @@ def test_a_clip_that_says_nothing_is_named(made, change, reason):
     for other, scores in row.scores.items():
         assert scores["lve_mm"] == others.scores[other]["lve_mm"]
     assert all(v.value is None or np.isfinite(v.value) for v in row.values.values())
+
+
+def test_foreign_tokens_that_end_early_are_named_too(made, monkeypatch):
+    """An adapter's row hears them: a clip cut to them would pass for a whole one."""
+    clip = made.clips[0]
+    short = with_first(made, foreign=clip.tokens[:-6])
+    others = [dataclasses.replace(c, foreign=c.tokens) for c in made.clips[1:]]
+    short = dataclasses.replace(short, clips=[short.clips[0], *others])
+    fields = {f.name: getattr(make_row(), f.name) for f in dataclasses.fields(Row)}
+    known = {k: v for k, v in fields.items() if k not in ("scores", "skipped")}
+    monkeypatch.setattr(rows, "facts", lambda *_: known)
+    draw = lambda task: [c.motion[: 2 * len(c.foreign)] for c in task.clips]  # noqa: E731
+    monkeypatch.setitem(rows.ROWS, "adapter", draw)
+    row = rows.score(short, "adapter")
+    assert re.search(r"tokens cover \d+ of", row.skipped[predict.name_of(clip)])
+    assert len(row.skipped) == 1 and len(row.scores) == 2
+    assert not rows.score(short, "truth").skipped  # it hears the others
+
+
+def test_tracked_lips_are_scored_in_the_scored_frames_alone(made, monkeypatch):
+    """Or a style reference out of the first half would be scored on what it showed."""
+    masks = []
+
+    def track(rig, motion, lips, mask=None):
+        masks.append(mask)
+        return {"tracked_lip_mm": 1.0}
+
+    monkeypatch.setattr(scoring, "score_tracked", track)
+    frames = rows.frames(made.clips[0])
+    lips = np.zeros((len(made.clips[0].motion), 40, 3), "f4")
+    half = dataclasses.replace(with_first(made, lips=lips), scored="second_half")
+    rows.score(half, "truth")
+    (mask,) = masks
+    np.testing.assert_array_equal(mask, np.arange(frames) >= frames // 2)
 
 
 def test_motion_files_of_any_system_are_scored(made, tmp_path):

@@ -115,6 +115,14 @@ def test_tracked_lips_are_scored_without_a_fit(head):
     partly = scoring.score_tracked(rig, motion, lost)
     np.testing.assert_allclose(partly["tracked_lip_mm"], 3.0, rtol=1e-3)
     assert partly["tracked_gap_r"][0] == 30
+    # As everywhere, what lies in masked frames changes nothing.
+    late = np.arange(40) >= 25
+    spoiled = np.where(late[:, None, None], lips + (0, 3e-3, 0), lips + 1.0)
+    half = scoring.score_tracked(rig, motion, spoiled, late)
+    np.testing.assert_allclose(half["tracked_lip_mm"], 3.0, rtol=1e-3)
+    assert half["tracked_gap_r"][0] == 15
+    with pytest.raises(ValueError, match="saw no face in 0 valid frames"):
+        scoring.score_tracked(rig, motion, lips, np.zeros(40, bool))
     with pytest.raises(ValueError, match="saw no face"):
         scoring.score_tracked(rig, motion, lips * np.nan)
     with pytest.raises(ValueError, match=r"tracked lips are \(39, 40, 3\)"):

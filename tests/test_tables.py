@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ import pytest
 from configs import grid
 from tests.conftest import ROOT
 from tests.test_report import make_row
-from toktalk_jax import latency, rows, style_gains, tables, task, train
+from toktalk_jax import evaluate, latency, rows, style_gains, tables, task, train
 from toktalk_jax.data.corpora import performer
-from toktalk_jax.evaluation import paper, references
+from toktalk_jax.evaluation import intervals, paper, predict, references
 from toktalk_jax.evaluation import tables as table_text
 
 MINIATURE = '''
@@ -113,6 +114,75 @@ def test_kept_rows_need_neither_data_nor_runs(filled, miniature, tmp_path):
     assert done.stdout.strip() == (out / "table_3.md").read_text().strip()
 
 
+def test_a_seed_that_is_missing_hides_no_other(filled, tmp_path):
+    """Rows of later seeds are kept rows too, and the table says which is not there."""
+    config, module, runs, out = filled
+    shutil.copytree(out / "rows", tmp_path / "rows")
+    line = tables.check(next(iter(module.table_3())))
+    (tmp_path / f"rows/{tables.row_key(config, line, 0)}.json").unlink()
+    lines, claims = tables.fill(
+        *(3, config, module),
+        **{"runs": [tmp_path / "no runs"], "kept": tmp_path / "rows", "train": False},
+    )
+    assert [row.seed for row in lines[0].rows] == [1]
+    assert lines[0].reason == f"seed 0: no finished run in {tmp_path / 'no runs'}"
+    text = table_text.to_markdown(3, lines)
+    assert f"- TokTalk: {lines[0].reason}" in text
+    assert lines[3].reason == "not here" and "- MSMD: not here" not in text
+
+
+def test_what_a_line_cannot_be_is_told_before_it_trains(filled, tmp_path):
+    config, _, runs, _ = filled
+    for changes, message in (
+        ({"data": "mimo"}, r"has data 'mimo'; expected one of .*'mimi'"),
+        ({"run": "faceformers"}, "has run 'faceformers'"),
+        ({"style": "own"}, "has style 'own'"),
+        ({"scored": "half"}, "has scored 'half'"),
+        ({"sample": {"steps": 3}}, r"samples with \['steps'\]"),
+    ):
+        module = types.SimpleNamespace(
+            __name__="m",
+            table_3=lambda c=changes: [{"label": "x", "data": "mel_rvq", **c}],
+        )
+        with pytest.raises(ValueError, match=message):
+            tables.fill(3, config, module, runs=[tmp_path], kept=tmp_path, train=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_probes_come_to_a_kept_row_when_its_dataset_has_sound(
+    filled, tiny_dataset, tmp_path, monkeypatch
+):
+    """The key does not know of it; without sound the row says what it lacks."""
+    config, module, runs, _ = filled
+    line = {"label": "ridge", "data": "mel_rvq", "method": "static", "probes": True}
+    module = types.SimpleNamespace(__name__="m", table_3=lambda: [line])
+    dataset = tmp_path / "dataset"
+    shutil.copytree(tiny_dataset, dataset)
+    config = config.copy_and_resolve_references()
+    config.datasets.mel_rvq = str(dataset)
+
+    def fill(where=runs):
+        (found,), _ = tables.fill(
+            3, config, module, runs=where, kept=tmp_path / "rows", train=False
+        )
+        return found.rows[0]
+
+    facts = json.loads((dataset / "metadata.json").read_text())
+    assert not facts.get("with_audio")
+    first = fill([runs])
+    assert "no probes: the dataset holds no sound" in first.note
+    monkeypatch.setattr(
+        tables, "_probes", lambda task: ({"probe A": 0.5, "probe B": np.nan}, [])
+    )
+    assert fill([runs]) == first
+    facts["with_audio"] = True
+    (dataset / "metadata.json").write_text(json.dumps(facts))
+    assert fill([tmp_path]) == first  # there is no run to make it again from
+    again = fill([runs])
+    assert again.measured == {"probe A": 0.5} and again.key == first.key
+    assert again.note.endswith("undefined: probe B")
+
+
 def test_a_finished_run_is_found_by_what_it_is(filled, tiny_dataset, tmp_path):
     """Not by its name or its dataset's path; another seed or other data is another."""
     config, module, runs, _ = filled
@@ -131,7 +201,7 @@ def test_a_finished_run_is_found_by_what_it_is(filled, tiny_dataset, tmp_path):
     assert tables.finished(run, [runs]) is None
 
 
-def test_a_rows_key_is_what_it_is_made_from(filled):
+def test_a_rows_key_is_what_it_is_made_from(filled, monkeypatch):
     config, module, _, _ = filled
     line = tables.check(next(iter(module.table_3())))
     key = tables.row_key(config, line, 0)
@@ -143,18 +213,44 @@ def test_a_rows_key_is_what_it_is_made_from(filled):
     ):
         assert tables.row_key(config, {**line, **change}, 0) != key
     assert tables.row_key(config, line, 1) != key
+    # Only of the style whose meaning was mended, others are found as before.
+    half = {**line, "style": "same_window", "scored": "second_half"}
+    made = {"run", "table", "method", "sample", "style", "scored"}
+    made |= {"match_std", "timed", "gains", "probes"}
+    hashed = []
+    monkeypatch.setattr(tables, "_hash", hashed.append)
+    for given in (line, half):
+        tables.row_key(config, given, 0)
+    assert set(hashed[0]) == made and set(hashed[1]) == made | {"shown"}
 
 
 def test_the_temperature_is_matched_by_the_motions_std(styled, monkeypatch):
     """Where samples move 0.4 + 0.8 T as much as the truth, T is 0.75."""
+    made = styled(split="validation")
 
-    def score(made, method):
-        ratio = 0.4 + 0.8 * made.settings["temperature"]
-        found = {"c": {"std_ratio": [ratio**2, 1.0, 1.0], "skipped": {}}}
-        return dataclasses.replace(make_row(), scores=found)
+    def matched(ratio):
+        def score(made, method):
+            assert (method, made.samples) == ("stream", 1)
+            sums = [ratio(made.settings["temperature"]) ** 2, 1.0, 1.0]
+            found = {"c": {"std_ratio": sums, "skipped": {}}}
+            return dataclasses.replace(make_row(), scores=found)
 
-    monkeypatch.setattr(rows, "score", score)
-    assert tables.matched_temperature(styled()) == pytest.approx(0.75, abs=0.002)
+        monkeypatch.setattr(rows, "score", score)
+        return tables.matched_temperature(made)
+
+    found, words = matched(lambda t: 0.4 + 0.8 * t)
+    assert found == pytest.approx(0.75, abs=0.002)
+    assert words == "temperature matched on validation clips"
+    # Between neighbours alone: 1 lies between 0.85 and 1.05, not 0.9 and 1.05.
+    bent = {0.3: 0.9, 0.6: 0.8, 1.0: 0.85, 1.4: 1.05}
+    assert matched(bent.get)[0] == pytest.approx(1.3, abs=0.002)
+    # What no temperature reaches is said, and is no match.
+    found, words = matched(lambda t: 0.5 + 0.2 * t)
+    assert found == 1.4 and words.startswith("not matched: std_ratio on validation")
+    assert "0.780 at temperature 1.4" in words
+    assert matched(lambda t: 1.1 + 0.2 * t)[0] == 0.3
+    with pytest.raises(ValueError, match="undefined at temperature 0.3 on 1 validat"):
+        matched(lambda t: np.nan)
 
 
 def test_every_table_of_grid_is_well_formed(tmp_path):
@@ -227,6 +323,73 @@ def test_a_claim_is_judged_by_its_interval():
         )
 
 
+def test_one_training_sampled_otherwise_is_paired_by_seed():
+    """Seeds that differ alike say nothing of which is better."""
+    shared = [{"weights": f"ema at step 9, {k}"} for k in "abc"]
+
+    def trained(label, factors, weights):
+        made = line(label, *factors)
+        rows_ = zip(made.rows, weights, strict=True)
+        found = tuple(dataclasses.replace(row, **w) for row, w in rows_)
+        return dataclasses.replace(made, rows=found)
+
+    lines = [
+        trained("low", (0.6, 0.9, 1.2), shared),
+        trained("high", (0.7, 1.0, 1.3), shared),
+        trained("other", (0.7, 1.0, 1.3), shared[::-1]),
+    ]
+    claim = {"claim": "c", "metric": "lve_mm", "better": "low", "worse": "high"}
+    found = table_text.check_claim(lines, claim)
+    assert found["verdict"] == "holds" and found["seeds"] == [3, 3]
+    apart = table_text.check_claim(lines, {**claim, "worse": "other"})
+    assert apart["verdict"] == "not resolved"
+    assert apart["difference"]["value"] == pytest.approx(found["difference"]["value"])
+    with pytest.raises(ValueError, match="3 and 1 seeds are no pairs"):
+        scores = [row.scores for row in lines[0].rows]
+        intervals.paired(scores, scores[:1], "lve_mm", same_seeds=True)
+
+
+def test_lines_that_are_not_alike_are_not_compared():
+    lines = [line("low", 0.5), line("high", 1.0)]
+    lines += [
+        line("acted", 1.0, corpus="acted"),
+        line("else", 1.0, regions={"lips": ""}),
+    ]
+    elsewhere = {f"other{i}": s for i, s in enumerate(lines[1].rows[0].scores.values())}
+    lines.append(line("clips", 1.0, scores=elsewhere))
+    claim = {"claim": "c", "metric": "lve_mm", "better": "low"}
+    judge = lambda worse, **more: table_text.check_claim(  # noqa: E731
+        lines, {**claim, "worse": worse, **more}
+    )
+    assert judge("high")["verdict"] == "holds"
+    for other in ("acted", "else", "clips"):
+        assert judge(other)["verdict"] == "not comparable", other
+    found = judge("high", metric="closure")
+    assert found["verdict"] == "not scored"
+    assert "**not scored**" in table_text.to_markdown(3, lines, [found])
+    with pytest.raises(ValueError, match="without a direction"):
+        judge("high", metric="lve")
+
+
+def test_a_table_counts_its_clips_and_names_those_it_lacks():
+    made = line("ours", 1.0, skipped={"grid/c": "one frame has no motion"})
+    del made.rows[0].scores["clip0"]["energy_score"]
+    text = table_text.to_markdown(3, [made])
+    assert "| row | seeds | clips |" in text and "| ours | 1 | 12 |" in text
+    assert "(11 clips)" in text
+    assert "- ours, seed 0: grid/c, one frame has no motion" in text
+    whole = table_text.to_markdown(3, [line("ours", 1.0)])
+    assert "Not scored" not in whole and "(11 clips)" not in whole
+
+
+def test_latency_prints_what_it_assumes():
+    row = dataclasses.replace(make_row(scores={}), measured={"chatbot_ms": 400.0})
+    made = table_text.Line(label="n = 1", block="b", rows=(row,))
+    text = table_text.to_markdown(4, [made])
+    assert "200 ms to the first tokens of a chunk of 0.4 s" in text
+    assert "max(T_audio, T_animation)" in text and "## Definitions" not in text
+
+
 def test_a_bound_must_hold_for_every_seed():
     rows_ = [dataclasses.replace(make_row(), measured={"rho nod": r}) for r in (0.9, 1)]
     good = table_text.Line(label="a", block="b", rows=tuple(rows_))
@@ -234,11 +397,16 @@ def test_a_bound_must_hold_for_every_seed():
     found = table_text.check_claim([good], claim)
     assert found["verdict"] == "holds"
     assert found["difference"]["value"] == pytest.approx(0.15)
-    assert "at least 0.8" in table_text.to_markdown(3, [good], [found])
+    text = table_text.to_markdown(3, [good], [found])
+    assert "at least 0.8" in text and "[least, largest seed]" in text
     mixed = table_text.check_claim([good], {**claim, "at_least": 0.95})
     assert mixed["verdict"] == "not resolved"
     none = table_text.check_claim([good], {**claim, "at_least": 1.1})
     assert none["verdict"] == "reversed"
+    lost = table_text.check_claim([good], {**claim, "metric": "rho tempo"})
+    assert lost["verdict"] == "not scored" and lost["difference"] is None
+    with pytest.raises(ValueError, match="names lines .'b'. that are not"):
+        table_text.check_claim([good], {**claim, "better": "b"})
 
 
 def test_a_gain_is_read_off_the_motion_that_its_style_makes(styled, monkeypatch):
@@ -289,6 +457,25 @@ def test_seeds_widen_the_interval_and_average_the_value():
     assert one.interval("closure_nobody_scores") is None
 
 
+def test_the_command_tells_of_errors_in_one_line(monkeypatch):
+    """Of a table that is none before any is filled; of a voice that is missing."""
+
+    def fill(*_, **__):
+        raise AssertionError("filled")
+
+    def mute():
+        raise ImportError("hibari is not installed")
+
+    given = types.SimpleNamespace(FLAGS=types.SimpleNamespace(table=[3, 9]))
+    monkeypatch.setattr(evaluate, "flags", given)
+    monkeypatch.setattr(tables, "fill", fill)
+    with pytest.raises(SystemExit, match=r"evaluate: --table holds \[9\]"):
+        evaluate.main(["evaluate"])
+    monkeypatch.setattr(evaluate, "_tables", mute)
+    with pytest.raises(SystemExit, match="evaluate: hibari is not installed"):
+        evaluate.main(["evaluate"])
+
+
 # --- styles and latency ------------------------------------------------------------
 
 
@@ -322,6 +509,20 @@ def test_references_never_show_a_scored_frame_but_where_they_say_so(styled):
         np.testing.assert_array_equal(
             shown["same_window"][k], clip.motion[: references.FRAMES]
         )
+    scored = rows.score(dataclasses.replace(made, scored="second_half"), "truth")
+    halves = references.of_clips(made.clips, made.train, "same_window", "second_half")
+    for clip, half in zip(made.clips, halves, strict=True):
+        assert len(half) == scored.scores[predict.name_of(clip)]["frames"]
+        last = rows.frames(clip)
+        np.testing.assert_array_equal(half, clip.motion[last - len(half) : last])
+    window = dataclasses.replace(made, style="same_window")
+    styles = dataclasses.replace(window, scored="second_half").styles
+    assert np.abs(styles - window.styles).max() > 1e-6
+    # Where tokens end before the motion does, the scored half begins earlier too.
+    clip = made.clips[0]
+    cut = dataclasses.replace(clip, tokens=clip.tokens[: len(clip.motion) // 2 - 1])
+    first = references.of_clips([cut], made.train, "first_half")[0]
+    assert len(first) == rows.frames(cut) // 2 < len(clip.motion) // 2
     lonely = [c for c in made.clips if c.speaker_id == "speaker-0"]
     with pytest.raises(ValueError, match="needs two speakers"):
         references.of_clips(lonely, lonely, "wrong_speaker")
@@ -371,13 +572,24 @@ def test_unknown_styles_are_refused(styled):
         styled(style="none at all")
 
 
+@pytest.mark.parametrize("options", [{"samples": 0}, {"limit": -3}])
+def test_numbers_of_nothing_are_refused(tiny_dataset, tiny_run, options):
+    config = grid.get_config("smoke")
+    config.dataset = str(tiny_dataset)
+    with pytest.raises(ValueError, match="at least one of each"):
+        task.prepare(config, tiny_run, **options)
+
+
 def test_latency_adds_up(styled):
     found = latency.first_chunk(styled(), examples=3)
     assert found["T_animation_ms_p50"] <= found["T_animation_ms_p95"]
     shown = latency.TTFTB_MS + max(latency.T_AUDIO_MS, found["T_animation_ms"])
     chunk = styled().sampler.chunk_frames / 25
     assert chunk == 0.4 and found["chatbot_ms"] == shown
-    assert "voice_ms" not in found  # the dataset holds no sound
+    # The dataset holds no sound: the tokenizer is timed on noise, never left out.
+    assert found["tokenise_ms_p50"] > 0
+    parts = 400 + found["tokenise_ms_p50"] + found["T_animation_ms"]
+    assert found["voice_ms"] == pytest.approx(parts)
 
 
 def test_samples_of_a_clip_have_a_best_and_a_spread(styled):

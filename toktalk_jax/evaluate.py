@@ -77,7 +77,7 @@ def main(argv):
     try:
         for path in _tables() if flags.FLAGS.table else [_rows()]:
             print(path.read_text())
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         raise SystemExit(f"evaluate: {error}") from None
 
 
@@ -115,11 +115,11 @@ def _tables():
     from ml_collections import config_flags
 
     f = flags.FLAGS
+    if unknown := [number for number in f.table if number not in table_text.TITLES]:
+        raise ValueError(f"--table holds {unknown}; expected {[*table_text.TITLES]}")
     module = tables.module_of(config_flags.get_config_filename(f["config"]))
     out = pathlib.Path(f.out or RESULTS)
     for number in f.table:
-        if number not in table_text.TITLES:
-            raise ValueError(f"--table holds {number}; expected {[*table_text.TITLES]}")
         lines, claims = tables.fill(
             *(number, f.config, module),
             runs=[pathlib.Path(d) for d in f.runs],

@@ -157,7 +157,7 @@ def score(task, method, *, control=None):
     scores, skipped = {}, {}
     for i, (clip, motion) in enumerate(zip(task.clips, motions, strict=True)):
         try:
-            check_clip(clip)
+            check_clip(clip, foreign=method == "adapter")
             if isinstance(motion, ValueError):
                 raise motion
             scores[predict.name_of(clip)] = _score_clip(
@@ -168,13 +168,16 @@ def score(task, method, *, control=None):
     return results.Row(scores=scores, skipped=skipped, **facts(task, method))
 
 
-def check_clip(clip):
+def check_clip(clip, foreign=False):
     """Refuse a clip of which a score would say nothing.
+
+    Args:
+      foreign: whether the method hears the clip's second tokens in place of its own.
 
     Raises:
       ValueError: its name stands in the report with this reason.
     """
-    covered = mo.FRAMES_PER_TOKEN * len(clip.tokens)
+    covered = mo.FRAMES_PER_TOKEN * len(clip.foreign if foreign else clip.tokens)
     if covered + 2 < len(clip.motion):
         raise ValueError(f"its tokens cover {covered} of {len(clip.motion)} frames")
     if min(covered, len(clip.motion)) < 2:
@@ -206,7 +209,7 @@ def _score_clip(task, clip, motion, control):
         each = [score_one(sample) for sample in motion]
         found["samples"] = {m: [s[m] for s in each] for m in OVER_SAMPLES}
     if clip.lips is not None:
-        found |= scoring.score_tracked(task.rig, motion, clip.lips)
+        found |= scoring.score_tracked(task.rig, motion, clip.lips, mask)
     return found
 
 

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from toktalk_jax import latency, style_gains
 from toktalk_jax import rows as table_rows
 from toktalk_jax import task as tasks
-from toktalk_jax.evaluation import probes, results, tables
+from toktalk_jax.evaluation import probes, references, results, tables
 from toktalk_jax.training import checkpoints
 
 # Fields of a line, and what they are where it does not say.
@@ -71,16 +71,22 @@ def fill(number, config, module, *, runs, kept, train=True):
         line = check(given)
         if any(other.label == line["label"] for other in lines):
             raise ValueError(f"table {number} has two lines {line['label']!r}")
-        found, reason = [], line["reason"]
-        for seed in () if reason else line["seeds"]:
+        _check_choices(config, line)
+        found, reasons = [], [line["reason"]] if line["reason"] else []
+        for seed in () if reasons else line["seeds"]:
             row, reason = _row(config, line, seed, known, runs, kept, train)
-            if row is None:
-                break
-            found.append(row)
+            if row is not None:
+                found.append(row)
+            elif len(line["seeds"]) > 1:
+                reasons.append(f"seed {seed}: {reason}")
+            else:
+                reasons.append(reason)
         names = ("label", "block", "paper")
         lines.append(
             tables.Line(
-                rows=tuple(found), reason=reason, **{name: line[name] for name in names}
+                **{name: line[name] for name in names},
+                rows=tuple(found),
+                reason="; ".join(reasons),
             )
         )
     return lines, list(getattr(module, f"claims_{number}", list)())
@@ -107,6 +113,34 @@ def check(given):
     return line
 
 
+def _check_choices(config, line):
+    """Refuse what would only be found wrong when the line's training is over.
+
+    Raises:
+      ValueError: a dataset, block, style, part or sampling key that is none.
+    """
+    if line["reason"]:
+        return
+    choices = {
+        "data": (line["data"], config.datasets),
+        "run": (line["run"] or "the config", ("the config", *BLOCKS)),
+        "style": (line["style"], references.STYLES),
+        "scored": (line["scored"], tasks.SCORED),
+    }
+    for name, (found, expected) in choices.items():
+        if found not in expected:
+            raise ValueError(
+                f"line {line['label']!r} has {name} {found!r}; expected one of "
+                f"{[*expected]}"
+            )
+    sample = config[line["run"]].sample if line["run"] else config.sample
+    if unknown := sorted(set(line["sample"]) - set(sample)):
+        raise ValueError(
+            f"line {line['label']!r} samples with {unknown}; expected keys out of "
+            f"{sorted(sample)}"
+        )
+
+
 def run_config(config, line, seed):
     """The training config of a line and seed; its dataset is still a path."""
     run = config[line["run"]] if line["run"] else config
@@ -127,6 +161,8 @@ def row_key(config, line, seed):
     fields = ("method", "sample", "style", "scored")
     fields += ("match_std", "timed", "gains", "probes")
     made = {"run": run, "table": config.table.to_dict()}
+    if (line["style"], line["scored"]) == ("same_window", "second_half"):
+        made["shown"] = "the second half"  # rows from before were shown the first
     if line["method"] == "adapter":
         adapter = _adapter_config(config, line, run["dataset"], seed)
         made["adapter"] = checkpoints.computing(adapter.to_dict())
@@ -148,12 +184,16 @@ def _hash(value):
 def _row(config, line, seed, known, runs, kept, train):
     """(the kept or new row, "") or (None, why there is none)."""
     key = row_key(config, line, seed)
-    if key in known:
-        return known[key], ""
     run = run_config(config, line, seed)
-    if not (pathlib.Path(run.dataset.split(",")[0]) / "metadata.json").is_file():
+    row, facts = known.get(key), _facts(run.dataset)
+    # A key does not know of sound that an export brought later.
+    if row is not None and not (_unprobed(row, line) and facts.get("with_audio")):
+        return row, ""
+    if not facts:
         return None, f"no dataset at {run.dataset}"
     workdir = finished(run, runs)
+    if workdir is None and row is not None:
+        return row, ""
     if workdir is None:
         if not train:
             return None, f"no finished run in {', '.join(map(str, runs))}"
@@ -163,6 +203,16 @@ def _row(config, line, seed, known, runs, kept, train):
     results.write_row(kept, row)
     known[key] = row
     return row, ""
+
+
+def _unprobed(row, line):
+    return line["probes"] and not any(name.startswith("probe") for name in row.measured)
+
+
+def _facts(dataset):
+    """metadata.json of a dataset, the first of several; {} where there is none."""
+    path = pathlib.Path(dataset.split(",")[0]) / "metadata.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def finished(run, runs):
@@ -226,39 +276,74 @@ def _score(config, line, run, workdir, runs):
         "style": line["style"],
         "scored": line["scored"],
     }
+    notes = []
     if line["match_std"]:
         held = tasks.prepare(
             scored, workdir, adapter=before, **options | {"split": "validation"}
         )
-        scored.sample.temperature = matched_temperature(held)
+        scored.sample.temperature, words = matched_temperature(held, line["method"])
+        notes.append(words)
     task = tasks.prepare(scored, workdir, adapter=before, **options)
     measured = latency.first_chunk(task, line["timed"]) if line["timed"] else {}
-    if line["probes"] and task.clips[0].audio is not None:
-        measured |= probes.probe(task.train, task.held(), task.clips)
+    if line["probes"]:
+        told, words = _probes(task)
+        measured, notes = measured | told, notes + words
     if line["gains"]:
         measured |= style_gains.rank_correlations(task)
         row = results.Row(scores={}, **table_rows.facts(task, line["method"]))
     else:
         row = table_rows.score(task, line["method"])
+    undefined = [name for name, value in measured.items() if not np.isfinite(value)]
+    if undefined:
+        notes.append(f"undefined: {', '.join(undefined)}")
     return dataclasses.replace(
-        row, measured=measured, key=row_key(config, line, run.seed)
+        row,
+        measured={k: v for k, v in measured.items() if k not in undefined},
+        note="; ".join([row.note, *notes]),
+        key=row_key(config, line, run.seed),
     )
 
 
-def matched_temperature(task):
-    """The temperature at which samples move as much as the truth.
+def _probes(task):
+    """(what `probes.probe` finds, notes): none where clips hold no sound."""
+    parts = task.train, task.held(), task.clips
+    if any(clip.audio is None for part in parts for clip in part):
+        return {}, ["no probes: the dataset holds no sound, export it --with_audio"]
+    return probes.probe(*parts), []
 
-    By linear interpolation of `std_ratio` over TEMPERATURES, one sample of each clip;
-    the end of the range where it is not reached.
+
+def matched_temperature(task, method="stream"):
+    """(temperature at which samples move as much as the truth, what was found).
+
+    By linear interpolation of `std_ratio` between neighbours of TEMPERATURES, one
+    sample of each clip; the one that comes nearest where no two enclose 1.
+
+    Raises:
+      ValueError: `std_ratio` is undefined at one of them.
     """
     found = []
     for temperature in TEMPERATURES:
         settings = {**task.settings, "temperature": temperature}
         one = dataclasses.replace(task, settings=settings, samples=1)
-        found.append(table_rows.score(one, "stream").values["std_ratio"].value)
-    order = np.argsort(found)
-    return round(
-        float(np.interp(1.0, np.array(found)[order], np.array(TEMPERATURES)[order])), 3
+        row = table_rows.score(one, method)
+        ratio = row.values["std_ratio"].value if "std_ratio" in row.values else None
+        if ratio is None:
+            raise ValueError(
+                f"std_ratio is undefined at temperature {temperature} on "
+                f"{len(row.scores)} {task.split} clips ({len(row.skipped)} skipped): "
+                "there is no motion to match"
+            )
+        found.append(ratio)
+    steps = zip(TEMPERATURES, found, TEMPERATURES[1:], found[1:], strict=False)
+    for low, below, high, above in steps:
+        if min(below, above) <= 1 <= max(below, above) and below != above:
+            share = (1 - below) / (above - below)
+            words = f"temperature matched on {task.split} clips"
+            return round(low + share * (high - low), 3), words
+    at = int(np.argmin(np.abs(np.array(found) - 1)))
+    return TEMPERATURES[at], (
+        f"not matched: std_ratio on {task.split} clips is {found[at]:.3f} at "
+        f"temperature {TEMPERATURES[at]}, the nearest to 1 of {TEMPERATURES}"
     )
 
 

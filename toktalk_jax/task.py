@@ -63,7 +63,8 @@ class Task:
     @functools.cached_property
     def styles(self):
         """Style vectors [clips, K]."""
-        return style_vectors(self.bundle, self.clips, self.train, self.style)
+        shown = self.clips, self.train, self.style, self.scored
+        return style_vectors(self.bundle, *shown)
 
     @functools.cached_property
     def draws(self):
@@ -97,9 +98,13 @@ def prepare(
       landmark_map: where the tracker's landmarks lie on a head of the user's own.
 
     Raises:
-      ValueError: a dataset that the model or the adapter was not made for, or an
-        unknown style.
+      ValueError: a dataset that the model or the adapter was not made for, an unknown
+        style, no sample, or a limit under 1.
     """
+    if samples < 1 or (limit is not None and limit < 1):
+        raise ValueError(
+            f"{samples} samples of at most {limit} clips; expected at least one of each"
+        )
     if style not in references.STYLES or scored not in SCORED:
         names = (*references.STYLES, *SCORED)
         raise ValueError(
@@ -176,13 +181,13 @@ def _rig(head, clips, landmark_map):
     return fit.prepare(head, where)
 
 
-def style_vectors(bundle, clips, train, style="another_clip"):
+def style_vectors(bundle, clips, train, style="another_clip", scored="all"):
     """Style vectors [clips, K]; zeros where the encoder is shown nothing."""
     vectors = np.zeros((len(clips), bundle.config["style"]["width"]), np.float32)
     if references.STYLES[style] is None:
         return vectors
     lengths = {}  # one batch a length: few compiles
-    for i, motion in enumerate(references.of_clips(clips, train, style)):
+    for i, motion in enumerate(references.of_clips(clips, train, style, scored)):
         lengths.setdefault(len(motion), {}).setdefault(motion.tobytes(), []).append(i)
     for length, known in lengths.items():
         shown = [np.frombuffer(motion, np.float32) for motion in known]

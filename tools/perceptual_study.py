@@ -8,20 +8,25 @@
 
 As in the paper's section 4.3: every rater sees each clip's recording and the methods
 without names, in an order of their own, and ranks them for lip synchronisation and for
-likeness of style. Answers lie in STUDY/answers.sqlite and survive a reload of the page
-and a restart of the server. A folder of takes holds one take per clip: CLIP.npz or
-CLIP/motion.npz as `toktalk_jax.sample` leaves them; clips that all folders hold are
-used. `simulate` tells how many raters and clips it takes to see a preference.
+likeness of style, asked in the rater's own order too. Answers lie in
+STUDY/answers.sqlite and survive a reload of the page and a restart of the server. A
+folder of takes holds one take per clip: CLIP.npz or CLIP/motion.npz as
+`toktalk_jax.sample` leaves them; clips that all folders hold are used. `simulate` tells
+how many raters and clips it takes to see a preference.
 """
 
 import argparse
+import collections
 import json
 import pathlib
 import secrets
+import sqlite3
 
 from toktalk_jax.training import logs
 from tools import study_results, study_server
 
+MOST = 8  # methods, as the page names them by letters
+SPARE = 2  # frames that a take may lack of the recording, a token's
 QUESTIONS = (
     "Lip synchronisation: whose lips fit the sound best?",
     "Style: whose way of moving is most like the recording's?",
@@ -50,17 +55,21 @@ def make(out, truth, methods, *, head=None, seed=0, size=320, render=None):
       videos named so that nothing tells the method.
 
     Raises:
-      ValueError: fewer than three methods, or no clip that all folders hold.
+      ValueError: fewer than three methods or more than the page has letters for, no
+        clip that all folders hold, or takes that are not of one recording.
     """
-    if len(methods) < 3 or "truth" in methods:
+    if not 3 <= len(methods) <= MOST or "truth" in methods:
         raise ValueError(
-            f"the methods are {sorted(methods)}; give three or more, none called truth"
+            f"the methods are {sorted(methods)}; give three or more, at most {MOST}, "
+            "none called truth"
         )
     folders = {"truth": takes_of(truth)} | {m: takes_of(f) for m, f in methods.items()}
     clips = sorted(set.intersection(*(set(found) for found in folders.values())))
     if not clips:
         held = {name: sorted(found)[:3] for name, found in folders.items()}
         raise ValueError(f"no clip is in all folders; they hold {held} ...")
+    for clip in clips:
+        _check_takes({name: found[clip] for name, found in folders.items()})
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     kept = out / "study.json"
@@ -72,6 +81,29 @@ def make(out, truth, methods, *, head=None, seed=0, size=320, render=None):
                 source = folders[method][clip]
                 render(out / video, source, folders["truth"][clip], head, size)
     return study
+
+
+def _check_takes(paths):
+    """Refuse takes of a clip that would not keep time with its sound.
+
+    Raises:
+      ValueError: one has another frame rate, or another length than the recording.
+    """
+    from toktalk_jax import motion as mo
+    from toktalk_jax import takes
+
+    found = {name: takes.read(path) for name, path in paths.items()}
+    wanted = len(found["truth"].motion)
+    for name, take in found.items():
+        if take.fps != mo.FPS:
+            raise ValueError(
+                f"{paths[name]} has {take.fps:g} frames a second; expected {mo.FPS}: "
+                "resample its motion first"
+            )
+        if abs(len(take.motion) - wanted) > SPARE:
+            raise ValueError(
+                f"{paths[name]} has {len(take.motion)} frames, the recording {wanted}"
+            )
 
 
 def _described(kept, clips, methods, seed):
@@ -205,7 +237,7 @@ def main(arguments=None):
     flags = _parser().parse_args(arguments)
     try:
         _run(flags)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, sqlite3.Error) as error:
         raise SystemExit(f"perceptual_study: {error}") from None
 
 
@@ -214,7 +246,11 @@ def _run(flags):
         unnamed = [m for m in flags.method if "=" not in m]
         if unnamed:
             raise ValueError(f"--method {unnamed[0]}; expected NAME=FOLDER")
-        methods = dict(m.split("=", 1) for m in flags.method)
+        pairs = [m.split("=", 1) for m in flags.method]
+        named = collections.Counter(name for name, _ in pairs)
+        if twice := [name for name, count in named.items() if count > 1]:
+            raise ValueError(f"--method {twice[0]}= comes {named[twice[0]]} times")
+        methods = dict(pairs)
         more = {"head": flags.head, "seed": flags.seed, "size": flags.size}
         study = make(flags.study, flags.truth, methods, **more)
         print(f"{len(study['clips'])} clips of {study['methods']} in {flags.study}")

@@ -2,7 +2,7 @@
 
 Every answer ranks all methods on one clip for one question. Friedman's blocks are the
 rater's rankings, as in the paper; as one rater's rankings are not independent, the test
-on the raters' mean ranks, one block a rater, stands beside it.
+on the raters' mean ranks, one block a rater, stands beside it. So it is of the pairs.
 """
 
 import itertools
@@ -18,13 +18,15 @@ class Pair(NamedTuple):
     """Wilcoxon's signed-rank test of two methods' ranks, Holm-corrected.
 
     Attributes:
-      better, worse: methods, by mean rank; p: corrected for all pairs.
+      better, worse: methods, by mean rank; p: over all rankings, corrected for all
+        pairs; p_raters: the same over raters' mean ranks, None with one rater.
       preferred: share of rankings that put `better` before `worse`.
     """
 
     better: str
     worse: str
     p: float
+    p_raters: float | None
     preferred: float
 
 
@@ -94,7 +96,7 @@ def analyse(answers, methods, seed=0):
         shares=share,
         **dict(zip(("chi2", "p"), _friedman(table), strict=True)),
         **dict(zip(("chi2_raters", "p_raters"), _friedman(means), strict=True)),
-        pairs=_pairs(table, [methods[k] for k in order], order),
+        pairs=_pairs(table, means, [methods[k] for k in order], order),
         raters=len(raters),
         rankings=len(answers),
     )
@@ -121,18 +123,32 @@ def _friedman(blocks):
     return float(found.statistic), float(found.pvalue)
 
 
-def _pairs(table, names, order):
-    """Every pair of methods, tested on the differences of their ranks."""
-    found = []
-    for i, j in itertools.combinations(range(len(order)), 2):
-        difference = table[:, order[i]] - table[:, order[j]]
-        p = stats.wilcoxon(difference, method="approx").pvalue  # ranks hold ties
-        found.append((names[i], names[j], float(p), float((difference < 0).mean())))
-    corrected = holm([p for _, _, p, _ in found])
+def _pairs(table, means, names, order):
+    """Every pair of methods, tested on the differences of their ranks.
+
+    Of all rankings [n, methods], and of the raters' means, where there are two.
+    """
+    places = list(itertools.combinations(range(len(order)), 2))
+
+    def tested(blocks, method):
+        found = [blocks[:, order[i]] - blocks[:, order[j]] for i, j in places]
+        return holm([_wilcoxon(difference, method) for difference in found])
+
+    over_all = tested(table, "approx")  # ranks hold ties
+    over_raters = tested(means, "auto") if len(means) > 1 else [None] * len(places)
     return [
-        Pair(better, worse, p, share)
-        for (better, worse, _, share), p in zip(found, corrected, strict=True)
+        Pair(
+            *(names[i], names[j], p, p_raters),
+            preferred=float((table[:, order[i]] < table[:, order[j]]).mean()),
+        )
+        for (i, j), p, p_raters in zip(places, over_all, over_raters, strict=True)
     ]
+
+
+def _wilcoxon(difference, method):
+    if not difference.any():
+        return 1.0  # no block prefers either, of which SciPy says NaN
+    return float(stats.wilcoxon(difference, method=method).pvalue)
 
 
 def holm(values):
@@ -177,11 +193,14 @@ def to_markdown(results):
             text.append(f"| {name} | {r.ranks[k]:.2f} | {ends} | {first} |")
         text += ["", _friedman_line("over all rankings", r.chi2, r.p)]
         text += ["", _friedman_line("over raters' means", r.chi2_raters, r.p_raters)]
-        text += ["", "| better | worse | preferred | p (Wilcoxon, Holm) |"]
-        text += ["| --- | --- | --- | --- |"]
+        text += ["", "Pairs by Wilcoxon's signed-rank test, Holm-corrected.", ""]
+        text += ["| better | worse | preferred | p, rankings | p, raters' means |"]
+        text += ["| --- | --- | --- | --- | --- |"]
         for pair in r.pairs:
             share = f"{100 * pair.preferred:.0f} %"
-            text.append(f"| {pair.better} | {pair.worse} | {share} | {pair.p:.2g} |")
+            sure = "-" if pair.p_raters is None else f"{pair.p_raters:.2g}"
+            line = (pair.better, pair.worse, share, f"{pair.p:.2g}", sure)
+            text.append(f"| {' | '.join(line)} |")
         text.append("")
     return "\n".join(text)
 

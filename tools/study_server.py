@@ -14,6 +14,7 @@ import time
 
 PAGE = pathlib.Path(__file__).with_name("study_page.html")
 COOKIE = "rater"
+NO_COOKIE = "this page needs a cookie to know you by; allow it and load the page again"
 YEAR = 365 * 24 * 3600
 POLICY = "default-src 'none'; media-src 'self'; connect-src 'self'; "
 POLICY += "style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -102,19 +103,24 @@ def plan(study, rater):
     return pages
 
 
+def questions_of(study, rater):
+    """The questions in the rater's order, or all would be asked of lips first."""
+    questions = list(study["questions"])
+    random.Random(f"{study['seed']} {rater} questions").shuffle(questions)
+    return questions
+
+
 def check(study, page, given):
     """{question: {method: rank}} of what a browser sent: ranks in the shown order.
 
     Raises:
       ValueError: a question is missing, or ranks are not each place once.
     """
-    places = list(range(1, len(page["shown"]) + 1))
+    places = sorted(map(str, range(1, len(page["shown"]) + 1)))
     if not isinstance(given, dict) or set(given) != set(study["questions"]):
         raise ValueError(f"answers to {study['questions']} are wanted, {given!r} came")
     for question, ranks in given.items():
-        if not isinstance(ranks, list) or sorted(map(str, ranks)) != list(
-            map(str, places)
-        ):
+        if not isinstance(ranks, list) or sorted(map(str, ranks)) != places:
             raise ValueError(f"{question}: ranks {ranks!r}; expected each of {places}")
     return {
         question: {m: int(r) for m, r in zip(page["methods"], ranks, strict=True)}
@@ -132,26 +138,28 @@ def application(folder, study):
     videos = {v for clip in study["clips"].values() for v in clip.values()}
 
     def rater_of(request):
+        """The rater's id, or "" of a browser that sends none."""
         rater = request.cookies.get(COOKIE, "")
-        return rater if re.fullmatch(r"[0-9a-f]{32}", rater) else secrets.token_hex(16)
+        return rater if re.fullmatch(r"[0-9a-f]{32}", rater) else ""
 
     def page(request):
         response = HTMLResponse(PAGE.read_text())
         response.headers["content-security-policy"] = POLICY
-        response.set_cookie(
-            COOKIE, rater_of(request), YEAR, httponly=True, samesite="strict"
-        )
+        # Lax, not strict: who comes back by the link in a letter is still the rater.
+        rater = rater_of(request) or secrets.token_hex(16)
+        response.set_cookie(COOKIE, rater, YEAR, httponly=True, samesite="lax")
         return response
 
     def state(request):
-        rater = rater_of(request)
+        if not (rater := rater_of(request)):
+            return JSONResponse({"error": NO_COOKIE}, status_code=400)
         done = answered(database, rater)
         pages = plan(study, rater)
         left = [p for p in pages if p["clip"] not in done]
         shown = {k: left[0][k] for k in ("clip", "truth", "shown")} if left else None
         return JSONResponse(
             {
-                "questions": study["questions"],
+                "questions": questions_of(study, rater),
                 "total": len(pages),
                 "done": len(pages) - len(left),
                 "page": shown,
@@ -159,7 +167,9 @@ def application(folder, study):
         )
 
     async def answer(request):
-        rater = rater_of(request)
+        # Without a name nobody knows in which order the videos were shown.
+        if not (rater := rater_of(request)):
+            return JSONResponse({"error": NO_COOKIE}, status_code=400)
         try:
             sent = await request.json()
             (page,) = [p for p in plan(study, rater) if p["clip"] == sent["clip"]]

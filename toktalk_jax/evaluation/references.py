@@ -3,13 +3,14 @@
 A reference is raw motion [R, F] of at most FRAMES frames.
 """
 
+from toktalk_jax.data import windows
 from toktalk_jax.evaluation import predict
 
 FRAMES = 50
 
 
-def _another_clip(clip, by_speaker, train):
-    """What a user would give, never a scored frame.
+def _another_clip(clip, by_speaker, train, scored):
+    """What a user would give, never a frame of the clip itself.
 
     The speaker's first training clip; for one that training never saw, another clip of
     the split; failing both, the first training clip.
@@ -19,17 +20,19 @@ def _another_clip(clip, by_speaker, train):
     return (other or train[0]).motion[:FRAMES]
 
 
-def _same_window(clip, by_speaker, train):
+def _same_window(clip, by_speaker, train, scored):
     """The scored frames themselves, as the paper's text has it."""
-    return clip.motion[:FRAMES]
+    frames = windows.frames_of(clip)
+    first = frames // 2 if scored == "second_half" else 0
+    return clip.motion[first:frames][:FRAMES]
 
 
-def _first_half(clip, by_speaker, train):
+def _first_half(clip, by_speaker, train, scored):
     """Frames of the same clip that `scored="second_half"` leaves out."""
-    return clip.motion[: len(clip.motion) // 2][:FRAMES]
+    return clip.motion[: windows.frames_of(clip) // 2][:FRAMES]
 
 
-def _wrong_speaker(clip, by_speaker, train):
+def _wrong_speaker(clip, by_speaker, train, scored):
     """The first clip of the next speaker, by name."""
     names = sorted(by_speaker)
     if len(names) < 2:
@@ -56,9 +59,9 @@ def same(a, b):
     return predict.name_of(a) == predict.name_of(b)
 
 
-def of_clips(clips, train, style):
-    """[reference motion [R, F]] of every clip."""
+def of_clips(clips, train, style, scored="all"):
+    """[reference motion [R, F]] of every clip; `scored` is a name of `task.SCORED`."""
     by_speaker = {}
     for clip in (*train, *clips):
         by_speaker.setdefault(clip.speaker_id, []).append(clip)
-    return [STYLES[style](clip, by_speaker, train) for clip in clips]
+    return [STYLES[style](clip, by_speaker, train, scored) for clip in clips]

@@ -73,7 +73,7 @@ def grid(head, lines):
     return ["| " + " | ".join(line) + " |" for line in body]
 
 
-def _alike(row, other):
+def alike(row, other):
     """Whether one table may hold both: corpus, speakers, vocabulary, face, regions."""
     named = ("corpus", "speakers", "vocabulary", "head")
     both = row.regions.keys() & other.regions.keys()  # an older row names fewer
@@ -87,7 +87,7 @@ def _groups(rows):
     groups = []
     for row in rows:
         for group in groups:
-            if all(_alike(row, member) for member in group):
+            if all(alike(row, member) for member in group):
                 group.append(row)
                 break
         else:

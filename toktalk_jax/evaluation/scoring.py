@@ -112,7 +112,7 @@ def score_clip(
     return {"frames": int(mask.sum()), **scores, "skipped": reasons}
 
 
-def score_tracked(rig, prediction, lips):
+def score_tracked(rig, prediction, lips, mask=None):
     """Scores of one clip against the lips that the tracker saw, without a fit between.
 
     Args:
@@ -120,12 +120,13 @@ def score_tracked(rig, prediction, lips):
       prediction: [T, 56] raw motion, or samples [k, T, 56], of which the first counts.
       lips: [T', 40, 3] metres, `data.schema.RawClip.lips`; T' at least T; NaN in frames
         without a face, which are not scored.
+      mask: optional [T] bool of valid frames, as of `score_clip`.
 
     Returns:
       dict: "tracked_lip_mm", and the sums of "tracked_gap_r".
 
     Raises:
-      ValueError: fewer lips than frames, or no frame with a face.
+      ValueError: fewer lips than frames, or no valid frame with a face.
     """
     motion = np.asarray(prediction, np.float32)
     motion = motion[0] if motion.ndim == 3 else motion
@@ -134,9 +135,10 @@ def score_tracked(rig, prediction, lips):
         raise ValueError(
             f"tracked lips are {lips.shape}; expected [{frames}, {len(LIPS)}, 3]"
         )
-    seen_at = np.isfinite(lips[:frames]).all((1, 2))
+    valid = np.ones(frames, bool) if mask is None else np.asarray(mask, bool)
+    seen_at = np.isfinite(lips[:frames]).all((1, 2)) & valid
     if not seen_at.any():
-        raise ValueError(f"the tracker saw no face in the clip's {frames} frames")
+        raise ValueError(f"the tracker saw no face in {valid.sum()} valid frames")
     padded = np.pad(motion, ((0, -frames % PAD_FRAMES), (0, 0)))
     ours = np.asarray(_landmarks(rig.head, rig.weights, padded))[:frames][seen_at]
     seen = np.zeros_like(ours)

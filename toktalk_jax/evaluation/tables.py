@@ -27,6 +27,17 @@ COLUMNS = {
 }
 
 
+ASSUMED = {
+    4: "T_animation is measured, mean, median and 95th percentile over the chunks "
+    "timed, tokens to motion, an adapter inside. Assumed, as the paper states them: "
+    f"{paper.TTFTB_MS:.0f} ms to the first tokens of a chunk of "
+    f"{paper.TTFTB_SECONDS} s, proportionally more of a longer one, and "
+    f"{paper.T_AUDIO_MS:.0f} ms to its sound. chatbot_ms = TTFTB + max(T_audio, "
+    "T_animation), its Equation 7; voice_ms = the chunk that is listened to, its "
+    "tokenizer (median) and T_animation. No network and no painting is in either.",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Line:
     """One line of a table.
@@ -34,7 +45,8 @@ class Line:
     Attributes:
       label: unique within its table; block: the heading that it stands under.
       rows: `results.Row` of each training seed; empty where `reason` says why not.
-      reason: why it was not run; paper: its row in the paper's table, or "".
+      reason: why it was not run, or which seeds were not; paper: its row in the
+        paper's table, or "".
     """
 
     label: str
@@ -60,27 +72,42 @@ def check_claim(lines, claim):
         "at_least": bound}, which holds if it does for every seed.
 
     Returns:
-      the claim with "difference", better minus worse, paired by clip, over clips and
-      seeds, and "verdict": "holds" or "reversed" where its interval leaves out 0, else
-      "not resolved"; "not run" where a line has no rows.
+      the claim with "difference", better minus worse, paired by clip (and by seed,
+      where both lines are of the same weights), over clips and seeds, "seeds" of both
+      lines, and "verdict": "holds" or "reversed" where its interval leaves out 0, else
+      "not resolved"; "not run" where a line has no rows, "not comparable" where they
+      are of other corpora, faces or regions, or share no clip, "not scored" where no
+      row has the number.
 
     Raises:
       ValueError: it names no line, or a metric of which neither less nor more is good.
     """
     named = {line.label: line for line in lines}
-    if "at_least" in claim:
-        return _check_bound(named[claim["better"]], claim)
-    unknown = {claim["better"], claim["worse"]} - set(named)
-    direction = metrics.DEFINITIONS[claim["metric"]][1]
-    if unknown or direction not in ("low", "high"):
+    bounded = "at_least" in claim
+    labels = [claim["better"]] if bounded else [claim["better"], claim["worse"]]
+    unknown = sorted(set(labels) - set(named))
+    direction = metrics.DEFINITIONS.get(claim["metric"], ("", ""))[1]
+    if unknown or not (bounded or direction in ("low", "high")):
         raise ValueError(
-            f"claim {claim['claim']!r} names lines {sorted(unknown)} that are not in "
+            f"claim {claim['claim']!r} names lines {unknown} that are not in "
             f"the table, or a metric without a direction ({claim['metric']})"
         )
-    pair = [[row.scores for row in named[claim[k]].rows] for k in ("better", "worse")]
+    pair = [named[label].rows for label in labels]
+    claim = {**claim, "difference": None, "seeds": [len(rows) for rows in pair]}
     if not all(pair):
-        return {**claim, "verdict": "not run", "difference": None}
-    found = intervals.paired(*pair, claim["metric"], kind="difference")
+        return {**claim, "verdict": "not run"}
+    if bounded:
+        return _check_bound(named[labels[0]], claim)
+    if not _comparable(*pair):
+        return {**claim, "verdict": "not comparable"}
+    found = intervals.paired(
+        *([row.scores for row in rows] for rows in pair),
+        claim["metric"],
+        kind="difference",
+        same_seeds=_same_weights(*pair),
+    )
+    if found.value is None:
+        return {**claim, "verdict": "not scored"}
     low, high = found.low, found.high
     if direction == "high" and low is not None:
         low, high = -high, -low
@@ -92,10 +119,22 @@ def check_claim(lines, claim):
     return {**claim, "verdict": verdict, "difference": found._asdict()}
 
 
+def _comparable(ours, theirs):
+    """Whether all rows of two lines are of one corpus and face, and share clips."""
+    clips = set.intersection(*(set(row.scores) for row in (*ours, *theirs)))
+    return bool(clips) and all(report.alike(a, b) for a in ours for b in theirs)
+
+
+def _same_weights(ours, theirs):
+    """Whether seed k of two lines is one training."""
+    names = [[row.weights for row in rows] for rows in (ours, theirs)]
+    return names[0] == names[1] and "none" not in names[0]
+
+
 def _check_bound(line, claim):
-    if not line.rows:
-        return {**claim, "verdict": "not run", "difference": None}
-    values = [row.measured[claim["metric"]] for row in line.rows]
+    values = [row.measured.get(claim["metric"]) for row in line.rows]
+    if None in values:
+        return {**claim, "verdict": "not scored"}
     low, high = min(values), max(values)
     verdict = "holds" if low >= claim["at_least"] else "not resolved"
     if high < claim["at_least"]:
@@ -111,21 +150,27 @@ def to_markdown(number, lines, claims=()):
     printed, columns = paper.TABLES[number], COLUMNS[number]
     text = [f"# {TITLES[number]}", ""]
     text += [
-        "Value [95 % interval, bootstrap over clips and training seeds]. In italics "
-        f"the paper's own numbers ({printed.corpus}): other data and another face, "
-        "not to be ranked with ours."
+        "Value [95 % interval, bootstrap over clips and training seeds; of a line of "
+        "one seed over clips alone, which says nothing of another training]. In "
+        f"italics the paper's own numbers ({printed.corpus}): other data and another "
+        "face, not to be ranked with ours."
     ]
+    if number in ASSUMED:
+        text += ["", ASSUMED[number]]
     for head in dict.fromkeys(_head(line) for line in lines):
         members = [line for line in lines if _head(line) == head]
         text += ["", f"## {head}", "", *_block(members, columns, printed)]
     text += _over_samples(lines)
     if claims:
         text += ["", "## What the paper claims", "", *_claims(claims)]
-    text += ["", "## Definitions", ""]
+    if columns:
+        text += ["", "## Definitions", ""]
     for metric in columns:
         unit, better, words = metrics.DEFINITIONS[metric]
         text += [f"- `{metric}` ({unit or 'no unit'}): {words}."]
     text += ["", "## Origins", "", *_origins(lines)]
+    if missing := _missing(lines):
+        text += ["", "## Not scored", "", *missing]
     return "\n".join(text) + "\n"
 
 
@@ -147,25 +192,42 @@ def _block(lines, columns, printed):
     scored = any(row.scores for line in lines for row in line.rows)
     columns = columns if scored or not more else ()
     beside = printed.columns if any(line.paper for line in lines) else ()
-    head = ["row", "seeds", *columns, *more, *(f"*{name}*" for name in beside)]
+    head = ["row", "seeds", "clips", *columns, *more]
+    head += [f"*{name}*" for name in beside]
     body = []
     for line in lines:
         theirs = printed.rows.get(line.paper, (None,) * len(beside))
-        cells = [_cell(line.interval(metric)) for metric in columns]
+        clips = min([len(row.scores) for row in line.rows], default=0)
+        cells = [_cell(line.interval(metric), clips) for metric in columns]
         cells += [_mean([row.measured.get(key) for row in line.rows]) for key in more]
         if not line.rows and (columns or more):
             cells = [f"not run: {line.reason}", *[""] * (len(cells) - 1)]
         theirs = ["" if v is None else f"*{v:g}*" for v in theirs[: len(beside)]]
-        body.append([line.label, str(len(line.rows) or "-"), *cells, *theirs])
+        counts = [str(len(line.rows) or "-"), str(clips or "-")]
+        body.append([line.label, *counts, *cells, *theirs])
     return report.grid(head, body)
 
 
-def _cell(found):
+def _cell(found, clips=None):
+    """An interval; with how many clips stand behind it, where it is not `clips`."""
     if found is None or found.value is None:
         return "-"
-    if found.low is None:
-        return f"{found.value:.3f}"
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    text = f"{found.value:.3f}"
+    if found.low is not None:
+        text += f" [{found.low:.3f}, {found.high:.3f}]"
+    return text if clips in (None, found.clips) else f"{text} ({found.clips} clips)"
+
+
+def _missing(lines):
+    """Why seeds of a line that stands in the table, or clips of a row, do not."""
+    partial = [line for line in lines if line.rows and line.reason]
+    seeds = [f"- {line.label}: {line.reason}" for line in partial]
+    return seeds + [
+        f"- {line.label}, seed {row.seed}: {clip}, {why}"
+        for line in lines
+        for row in line.rows
+        for clip, why in row.skipped.items()
+    ]
 
 
 def _mean(values):
@@ -190,15 +252,24 @@ def _over_samples(lines):
 
 
 def _claims(claims):
-    head = ["claim", "metric", "better", "worse", "difference", "verdict"]
+    head = ["claim", "metric", "better", "worse", "seeds", "difference", "verdict"]
     body = []
     for claim in claims:
         found = claim["difference"]
         found = _cell(intervals.Interval(**found)) if found else "-"
         worse = claim.get("worse") or f"at least {claim['at_least']}"
         names = [claim["claim"], claim["metric"], claim["better"], worse]
-        body.append([*names, found, f"**{claim['verdict']}**"])
-    return report.grid(head, body)
+        seeds = " and ".join(map(str, claim["seeds"]))
+        body.append([*names, seeds, found, f"**{claim['verdict']}**"])
+    alone = (
+        f"Each of the {len(claims)} is judged alone at 95 %: of twenty comparisons "
+        "where there is no difference, one is resolved by chance."
+    )
+    if any("at_least" in claim for claim in claims):
+        alone += (
+            " Of a bound: the mean over seeds less the bound [least, largest seed]."
+        )
+    return [*report.grid(head, body), "", alone]
 
 
 def _origins(lines):
