@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import types
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from configs import small
 from tests.test_report import make_row
 from toktalk_jax import evaluate, rows, task
+from toktalk_jax import motion as mo
+from toktalk_jax.baselines import rules
 from toktalk_jax.evaluation import predict, scoring
 from toktalk_jax.evaluation.results import Row
 
@@ -82,6 +85,28 @@ def test_tracked_lips_are_scored_in_the_scored_frames_alone(made, monkeypatch):
     rows.score(half, "truth")
     (mask,) = masks
     np.testing.assert_array_equal(mask, np.arange(frames) >= frames // 2)
+
+
+def test_rules_move_the_clips_whose_sound_and_phonemes_are_known(made):
+    """Against themselves they make no error; what they lack is named."""
+    rng, long = np.random.default_rng(0), len(made.clips[0].tokens) * 1280
+    audio = rng.normal(0, 3000, long).astype("i2")
+    phonemes = ((0.2, 0.4, "m"), (0.4, 0.8, "a"), (0.8, 1.0, "b"))
+    truth = rules.predict(audio, phonemes)[: rows.frames(made.clips[0])]
+    told = with_first(made, audio=audio, phonemes=phonemes, motion=truth)
+    second = dataclasses.replace(told.clips[1], audio=audio)
+    told = dataclasses.replace(told, clips=[told.clips[0], second, *told.clips[2:]])
+    row = rows.score(told, "rules")
+    first, *others = map(predict.name_of, told.clips)
+    assert row.weights == "none" and list(row.scores) == [first]
+    assert row.values["lve_mm"].value == 0 and row.values["mod_mm"].value == 0
+    assert "phonemes, and none are known" in row.skipped[others[0]]
+    assert "export with --with_audio" in row.skipped[others[1]]
+    shut = truth[5:10].mean(0), truth[10:20].mean(0)  # the jaw of m, and of a
+    assert shut[0][mo.JAW][0] < 0.5 * shut[1][mo.JAW][0]
+    other = dataclasses.replace(made, head=types.SimpleNamespace(name="flame"))
+    with pytest.raises(ValueError, match="moves the head 'stand_in'.*of 'flame'"):
+        rows.score(other, "rules")
 
 
 def test_motion_files_of_any_system_are_scored(made, tmp_path):

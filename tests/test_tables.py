@@ -17,6 +17,7 @@ from toktalk_jax import evaluate, latency, rows, style_gains, tables, task, trai
 from toktalk_jax.data.corpora import performer
 from toktalk_jax.evaluation import intervals, paper, predict, references
 from toktalk_jax.evaluation import tables as table_text
+from toktalk_jax.evaluation.claims import check_claim
 
 MINIATURE = '''
 """Table 3 with four lines, for a test."""
@@ -264,7 +265,7 @@ def test_every_table_of_grid_is_well_formed(tmp_path):
         printed = paper.TABLES[number].rows
         assert {line.paper for line in lines} - {""} <= set(printed)
         for claim in claims:
-            assert table_text.check_claim(lines, claim)["verdict"] == "not run"
+            assert check_claim(lines, claim)["verdict"] == "not run"
         for given in getattr(grid, f"table_{number}")():
             line = tables.check(given)
             if line["data"]:
@@ -304,7 +305,7 @@ def line(label, *factors, **changes):
 def test_a_claim_is_judged_by_its_interval():
     lines = [line("low", 0.8, 0.81, 0.79), line("high", 1.0, 1.01, 0.99)]
     lines += [line("wide", 0.5, 1.5, 1.0)]
-    judge = lambda a, b: table_text.check_claim(  # noqa: E731
+    judge = lambda a, b: check_claim(  # noqa: E731
         lines, {"claim": "c", "metric": "lve_mm", "better": a, "worse": b}
     )
     assert judge("low", "high")["verdict"] == "holds"
@@ -317,7 +318,7 @@ def test_a_claim_is_judged_by_its_interval():
     with pytest.raises(ValueError, match="names lines"):
         judge("low", "nobody")
     with pytest.raises(ValueError, match="without a direction"):
-        table_text.check_claim(
+        check_claim(
             lines,
             {"claim": "c", "metric": "std_ratio", "better": "low", "worse": "high"},
         )
@@ -339,9 +340,9 @@ def test_one_training_sampled_otherwise_is_paired_by_seed():
         trained("other", (0.7, 1.0, 1.3), shared[::-1]),
     ]
     claim = {"claim": "c", "metric": "lve_mm", "better": "low", "worse": "high"}
-    found = table_text.check_claim(lines, claim)
+    found = check_claim(lines, claim)
     assert found["verdict"] == "holds" and found["seeds"] == [3, 3]
-    apart = table_text.check_claim(lines, {**claim, "worse": "other"})
+    apart = check_claim(lines, {**claim, "worse": "other"})
     assert apart["verdict"] == "not resolved"
     assert apart["difference"]["value"] == pytest.approx(found["difference"]["value"])
     with pytest.raises(ValueError, match="3 and 1 seeds are no pairs"):
@@ -358,7 +359,7 @@ def test_lines_that_are_not_alike_are_not_compared():
     elsewhere = {f"other{i}": s for i, s in enumerate(lines[1].rows[0].scores.values())}
     lines.append(line("clips", 1.0, scores=elsewhere))
     claim = {"claim": "c", "metric": "lve_mm", "better": "low"}
-    judge = lambda worse, **more: table_text.check_claim(  # noqa: E731
+    judge = lambda worse, **more: check_claim(  # noqa: E731
         lines, {**claim, "worse": worse, **more}
     )
     assert judge("high")["verdict"] == "holds"
@@ -394,19 +395,19 @@ def test_a_bound_must_hold_for_every_seed():
     rows_ = [dataclasses.replace(make_row(), measured={"rho nod": r}) for r in (0.9, 1)]
     good = table_text.Line(label="a", block="b", rows=tuple(rows_))
     claim = {"claim": "c", "metric": "rho nod", "better": "a", "at_least": 0.8}
-    found = table_text.check_claim([good], claim)
+    found = check_claim([good], claim)
     assert found["verdict"] == "holds"
     assert found["difference"]["value"] == pytest.approx(0.15)
     text = table_text.to_markdown(3, [good], [found])
     assert "at least 0.8" in text and "[least, largest seed]" in text
-    mixed = table_text.check_claim([good], {**claim, "at_least": 0.95})
+    mixed = check_claim([good], {**claim, "at_least": 0.95})
     assert mixed["verdict"] == "not resolved"
-    none = table_text.check_claim([good], {**claim, "at_least": 1.1})
+    none = check_claim([good], {**claim, "at_least": 1.1})
     assert none["verdict"] == "reversed"
-    lost = table_text.check_claim([good], {**claim, "metric": "rho tempo"})
+    lost = check_claim([good], {**claim, "metric": "rho tempo"})
     assert lost["verdict"] == "not scored" and lost["difference"] is None
     with pytest.raises(ValueError, match="names lines .'b'. that are not"):
-        table_text.check_claim([good], {**claim, "better": "b"})
+        check_claim([good], {**claim, "better": "b"})
 
 
 def test_a_gain_is_read_off_the_motion_that_its_style_makes(styled, monkeypatch):
@@ -446,7 +447,7 @@ def test_a_high_metric_is_better_where_it_is_more():
 
     lines = [gaps("good", 0.8), gaps("bad", 0.3)]
     claim = {"claim": "c", "metric": "mouth_gap_r", "better": "good", "worse": "bad"}
-    assert table_text.check_claim(lines, claim)["verdict"] == "holds"
+    assert check_claim(lines, claim)["verdict"] == "holds"
 
 
 def test_seeds_widen_the_interval_and_average_the_value():

@@ -7,12 +7,13 @@ Rows (--rows, joined by commas): stream (the model, one sample per clip, chunk b
 chunk), mean (mean of --samples samples), whole (the same weights solved over the whole
 clip), static (training mean face), ridge (ridge regression on the tokens that the
 stream sees), adapter (as stream, from the foreign tokens of the dataset, through
---adapter), truth (the dataset's own motion: where its motion was fitted to tracked
-landmarks that it holds, what the fit itself leaves), and of a run of another method the
-method's name (faceformer: its motion of each clip). files scores the motion files of
-any other system, one a clip, in the folder --motions. Written to the workdir:
-evaluation.json, evaluation.md, evaluation.png, and with --keep_row one file per row
-under configs/results/rows/.
+--adapter), rules (the procedural performer, where sound and phonemes are known), truth
+(the dataset's own motion: where its motion was fitted to tracked landmarks that it
+holds, what the fit itself leaves), and of a run of another method the method's name
+(faceformer: its motion of each clip). files scores the motion files of any other
+system, one a clip, in the folder --motions. Written to the workdir: evaluation.json,
+evaluation.md, evaluation.png, and with --keep_row one file per row under
+configs/results/rows/.
 
     python -m toktalk_jax.evaluate --config configs/grid.py --table 5 [--runs DIR]
 

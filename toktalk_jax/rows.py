@@ -75,6 +75,25 @@ def _ridge(task):
     return [ridge.predict(fitted, c.tokens, frames(c)) for c in task.clips]
 
 
+def _rules(task):
+    """The performer's rules, told the phonemes; an error for a clip without them."""
+    from toktalk_jax.baselines import rules
+
+    if task.head.name != rules.HEAD:
+        raise ValueError(
+            f"the row 'rules' moves the head {rules.HEAD!r}, but this run is of "
+            f"{task.head.name!r}; leave it out"
+        )
+    return [_by_rules(rules, clip) for clip in task.clips]
+
+
+def _by_rules(rules, clip):
+    try:
+        return rules.predict(clip.audio, clip.phonemes)[: frames(clip)]
+    except ValueError as error:
+        return error
+
+
 def _truth(task):
     """The dataset's own motion: what its fit to tracked landmarks leaves."""
     return [clip.motion[: frames(clip)] for clip in task.clips]
@@ -119,7 +138,7 @@ def _read_file(task, clip):
 SAMPLED = {"stream": _stream, "mean": _mean, "whole": _whole, "adapter": _adapter}
 LEARNED = {name: functools.partial(_baseline, name) for name in BASELINES}
 ROWS = {**SAMPLED, **LEARNED, "static": _static, "ridge": _ridge, "truth": _truth}
-ROWS["files"] = _files
+ROWS |= {"rules": _rules, "files": _files}
 
 
 def frames(clip):
