@@ -202,7 +202,7 @@ def test_a_finished_run_is_found_by_what_it_is(filled, tiny_dataset, tmp_path):
     assert tables.finished(run, [runs]) is None
 
 
-def test_a_rows_key_is_what_it_is_made_from(filled, monkeypatch):
+def test_a_rows_key_is_what_it_is_made_from(filled):
     config, module, _, _ = filled
     line = tables.check(next(iter(module.table_3())))
     key = tables.row_key(config, line, 0)
@@ -214,15 +214,6 @@ def test_a_rows_key_is_what_it_is_made_from(filled, monkeypatch):
     ):
         assert tables.row_key(config, {**line, **change}, 0) != key
     assert tables.row_key(config, line, 1) != key
-    # Only of the style whose meaning was mended, others are found as before.
-    half = {**line, "style": "same_window", "scored": "second_half"}
-    made = {"run", "table", "method", "sample", "style", "scored"}
-    made |= {"match_std", "timed", "gains", "probes"}
-    hashed = []
-    monkeypatch.setattr(tables, "_hash", hashed.append)
-    for given in (line, half):
-        tables.row_key(config, given, 0)
-    assert set(hashed[0]) == made and set(hashed[1]) == made | {"shown"}
 
 
 def test_the_temperature_is_matched_by_the_motions_std(styled, monkeypatch):

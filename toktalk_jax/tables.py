@@ -161,8 +161,6 @@ def row_key(config, line, seed):
     fields = ("method", "sample", "style", "scored")
     fields += ("match_std", "timed", "gains", "probes")
     made = {"run": run, "table": config.table.to_dict()}
-    if (line["style"], line["scored"]) == ("same_window", "second_half"):
-        made["shown"] = "the second half"  # rows from before were shown the first
     if line["method"] == "adapter":
         adapter = _adapter_config(config, line, run["dataset"], seed)
         made["adapter"] = checkpoints.computing(adapter.to_dict())
