@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 from tests.test_report import make_row
 from toktalk_jax import evaluate, latency, rows, style_gains, tables, task, train
 from toktalk_jax.data.corpora import performer
-from toktalk_jax.evaluation import intervals, paper, predict, references
+from toktalk_jax.evaluation import intervals, paper, predict, references, results
 from toktalk_jax.evaluation import tables as table_text
 from toktalk_jax.evaluation.claims import check_claim
 
@@ -347,6 +347,7 @@ def test_lines_that_are_not_alike_are_not_compared():
         line("acted", 1.0, corpus="acted"),
         line("else", 1.0, regions={"lips": ""}),
     ]
+    lines.append(line("reworded", 1.0, definitions={"lve_mm": ["mm", "low", "once"]}))
     elsewhere = {f"other{i}": s for i, s in enumerate(lines[1].rows[0].scores.values())}
     lines.append(line("clips", 1.0, scores=elsewhere))
     claim = {"claim": "c", "metric": "lve_mm", "better": "low"}
@@ -354,13 +355,30 @@ def test_lines_that_are_not_alike_are_not_compared():
         lines, {**claim, "worse": worse, **more}
     )
     assert judge("high")["verdict"] == "holds"
-    for other in ("acted", "else", "clips"):
+    for other in ("acted", "else", "clips", "reworded"):
         assert judge(other)["verdict"] == "not comparable", other
     found = judge("high", metric="closure")
     assert found["verdict"] == "not scored"
     assert "**not scored**" in table_text.to_markdown(3, lines, [found])
     with pytest.raises(ValueError, match="without a direction"):
         judge("high", metric="lve")
+
+
+def test_a_row_keeps_the_definitions_it_was_scored_by(tmp_path):
+    old = {"lve_mm": ["mm", "low", "something else"], "gone": ["", "high", "whatever"]}
+    made = line("ours", 1.0, definitions=old).rows[0]
+    results.write_row(tmp_path, made)
+    (kept,) = results.load_rows(tmp_path)
+    assert kept.redefined() == ["gone", "lve_mm"]
+    assert kept.definitions["lve_mm"] == old["lve_mm"]
+    text = table_text.to_markdown(3, [table_text.Line("ours", "", (kept,))])
+    assert f"- ours, seed 0: gone, lve_mm; remove {kept.hash()}.json" in text
+    today = line("ours", 1.0).rows[0]
+    results.write_row(tmp_path, today)
+    (kept,) = results.load_rows(tmp_path)
+    assert kept.definitions and not kept.redefined()
+    text = table_text.to_markdown(3, [table_text.Line("ours", "", (kept,))])
+    assert "other definitions" not in text
 
 
 def test_a_table_counts_its_clips_and_names_those_it_lacks():

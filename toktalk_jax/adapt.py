@@ -245,7 +245,9 @@ def with_sampled_faces(bundle, clips, seed):
     So an adapter can be trained on sound alone: no tracked face is looked at.
     """
     styles = np.zeros((len(clips), bundle.config["style"]["width"]), np.float32)
-    drawn = predict.streamed(make_sampler(bundle), clips, styles, seed=seed)
+    drawn = predict.streamed(
+        *(make_sampler(bundle), clips, styles), seed=seed, progress="the base's faces"
+    )
     stats = bundle.stats
     return [
         dataclasses.replace(

@@ -16,8 +16,8 @@ def check_claim(lines, claim):
       where both lines are of the same weights), over clips and seeds, "seeds" of both
       lines, and "verdict": "holds" or "reversed" where its interval leaves out 0, else
       "not resolved"; "not run" where a line has no rows, "not comparable" where they
-      are of other corpora, faces or regions, or share no clip, "not scored" where no
-      row has the number.
+      are of other corpora, faces, regions or definitions, or share no clip, "not
+      scored" where no row has the number.
 
     Raises:
       ValueError: it names no line, or a metric of which neither less nor more is good.
@@ -38,7 +38,7 @@ def check_claim(lines, claim):
         return {**claim, "verdict": "not run"}
     if bounded:
         return _check_bound(named[labels[0]], claim)
-    if not _comparable(*pair):
+    if not _comparable(*pair, claim["metric"]):
         return {**claim, "verdict": "not comparable"}
     found = intervals.paired(
         *([row.scores for row in rows] for rows in pair),
@@ -59,10 +59,14 @@ def check_claim(lines, claim):
     return {**claim, "verdict": verdict, "difference": found._asdict()}
 
 
-def _comparable(ours, theirs):
-    """Whether all rows of two lines are of one corpus and face, and share clips."""
-    clips = set.intersection(*(set(row.scores) for row in (*ours, *theirs)))
-    return bool(clips) and all(report.alike(a, b) for a in ours for b in theirs)
+def _comparable(ours, theirs, metric):
+    """Whether all rows of two lines are of one corpus, face and metric, sharing clips."""
+    rows = (*ours, *theirs)
+    clips = set.intersection(*(set(row.scores) for row in rows))
+    today = metrics.DEFINITIONS[metric]
+    meant = {tuple(row.definitions.get(metric, today)) for row in rows}
+    same = len(meant) == 1 and all(report.alike(a, b) for a in ours for b in theirs)
+    return bool(clips) and same
 
 
 def _same_weights(ours, theirs):

@@ -8,6 +8,7 @@ import zlib
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from toktalk_jax import motion as mo
 
@@ -41,12 +42,13 @@ def clip_keys(clips, seed, sample=0):
     return jax.vmap(lambda i: jax.random.fold_in(root, i))(ids)
 
 
-def streamed(sampler, clips, styles, *, seed=0, sample=0):
+def streamed(sampler, clips, styles, *, seed=0, sample=0, progress=""):
     """Stream every clip in the sampler's chunks.
 
     Args:
       clips: with standardised tokens [S, A] and motion [T, F].
       styles: [clips, K].
+      progress: words of a progress bar over the batches; "": none.
 
     Returns:
       list of [T', F] raw motion, T' = min(T, 2 S): the last frames that fill no chunk
@@ -57,7 +59,8 @@ def streamed(sampler, clips, styles, *, seed=0, sample=0):
     # By length, or clips of all lengths would be padded to the longest.
     order = sorted(range(len(clips)), key=chunks.__getitem__)
     out = [None] * len(clips)
-    for start in range(0, len(order), BATCH):
+    starts = range(0, len(order), BATCH)
+    for start in tqdm(starts, desc=progress, disable=not progress):
         rows = order[start : start + BATCH]
         seats = rows + rows[:1] * (BATCH - len(rows))
         longest = chunks[rows[-1]]

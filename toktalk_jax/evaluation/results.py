@@ -18,7 +18,7 @@ from toktalk_jax.training.logs import write_whole
 
 # What a row is: the same identity overwrites, another identity never does.
 IDENTITY = ("name", "config_hash", "dataset_hash", "weights", "seed")
-_LATER = ("key", "measured")  # fields that rows written before them lack
+_LATER = ("key", "measured", "definitions")  # fields that older rows may lack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Row:
       note: look-ahead, context, anything a reader must know.
       key: what a table finds the row by ("": the row belongs to none).
       measured: {name: number} beside the scores: milliseconds on `device`, or others.
+      definitions: {metric: `metrics.DEFINITIONS` as they were when a row that was read
+        was scored}; {}: today's.
     """
 
     name: str
@@ -58,6 +60,15 @@ class Row:
     note: str = ""
     key: str = ""
     measured: dict = dataclasses.field(default_factory=dict)
+    definitions: dict = dataclasses.field(default_factory=dict)
+
+    def redefined(self):
+        """Names of metrics, sorted, that this row was scored by in other words."""
+        return sorted(
+            metric
+            for metric, words in self.definitions.items()
+            if list(words) != list(metrics.DEFINITIONS.get(metric, ()))
+        )
 
     @functools.cached_property
     def values(self):
@@ -125,7 +136,9 @@ def to_json(row, with_scores=True):
         metric: {kind: value._asdict() for kind, value in found.items()}
         for metric, found in row.over_samples.items()
     }
-    fields["definitions"] = {metric: metrics.DEFINITIONS[metric] for metric in values}
+    fields["definitions"] = {m: metrics.DEFINITIONS[m] for m in values} | {
+        m: row.definitions[m] for m in row.redefined()
+    }
     if with_scores:
         fields["scores"] = scores
     return fields

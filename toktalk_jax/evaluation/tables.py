@@ -90,6 +90,8 @@ def to_markdown(number, lines, claims=()):
     text += ["", "## Origins", "", *_origins(lines)]
     if missing := _missing(lines):
         text += ["", "## Not scored", "", *missing]
+    if redefined := _redefined(lines):
+        text += ["", "## Scored by other definitions", "", *redefined]
     return "\n".join(text) + "\n"
 
 
@@ -151,6 +153,17 @@ def _missing(lines):
         for line in lines
         for row in line.rows
         for clip, why in row.skipped.items()
+    ]
+
+
+def _redefined(lines):
+    """Rows whose metrics have been defined anew since: key and inputs do not tell."""
+    return [
+        f"- {line.label}, seed {row.seed}: {', '.join(row.redefined())}; remove "
+        f"{row.hash()}.json and the table makes the row again"
+        for line in lines
+        for row in line.rows
+        if row.redefined()
     ]
 
 
