@@ -60,7 +60,7 @@ def check_claim(lines, claim):
 
 
 def _comparable(ours, theirs, metric):
-    """Whether all rows of two lines are of one corpus, face and metric, sharing clips."""
+    """Whether the rows of two lines share clips, and corpus, face and metric."""
     rows = (*ours, *theirs)
     clips = set.intersection(*(set(row.scores) for row in rows))
     today = metrics.DEFINITIONS[metric]
