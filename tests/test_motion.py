@@ -48,6 +48,20 @@ def test_area_average_integrates_the_cell_and_reads_no_further():
         )
 
 
+@pytest.mark.parametrize("rate_hz", [12.5, 25.0, 31.25, 50.0, 80.0, 16_000 / 183])
+@pytest.mark.parametrize("size", [1, 3, 33, 500])
+def test_tokens_in_pieces_are_those_of_the_whole(rate_hz, size):
+    tokens = np.random.default_rng(0).normal(size=(500, 2))
+    stream = mo.ToTokenRate(rate_hz)
+    pieces = [stream.push(tokens[i : i + size]) for i in range(0, 500, size)]
+    wanted = mo.to_token_rate(tokens, rate_hz)
+    np.testing.assert_allclose(np.concatenate(pieces), wanted, atol=1e-9)
+    # And each as soon as its cell is full.
+    for given, after in enumerate(np.cumsum([len(p) for p in pieces]), 1):
+        heard = min(given * size, 500)
+        assert after == len(mo.to_token_rate(tokens[:heard], rate_hz))
+
+
 def test_a_rate_under_the_base_is_refused():
     with pytest.raises(ValueError, match="under the base"):
         mo.to_token_rate(np.zeros((4, 2)), 10.0)

@@ -1,13 +1,17 @@
 """The tokenizer template: what it writes runs, and passes its own test."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from tests.conftest import ROOT
+from toktalk_jax import motion as mo
+from toktalk_jax.live import ears
 from tools import new_tokenizer
 
 
@@ -47,6 +51,30 @@ def test_what_it_writes_passes_its_own_test(
     ruff = [sys.executable, "-m", "ruff", "check", "--config"]
     checks = [*ruff, str(ROOT / "tools/ruff.toml"), "."]
     assert subprocess.run(checks, cwd=house).returncode == 0
+
+
+@pytest.mark.parametrize("rate_hz", [12.5, 31.25, 50.0, 80.0])
+def test_its_tokens_reach_the_face_however_the_sound_is_split(
+    house, monkeypatch, rate_hz
+):
+    """One token per cell, a base token of several: none is lost between messages."""
+    monkeypatch.setattr(new_tokenizer, "ROOT", house)
+    new_tokenizer.main(["fast", "--rate_hz", str(rate_hz), "--dim", "3"])
+    made = runpy.run_path(str(house / "toktalk_jax/tokenizers/fast.py"))
+    rng = np.random.default_rng(0)
+    analysis = 0.05 * rng.standard_normal((2 * made["SAMPLES"], 3))
+    np.savez(house / "fast.npz", analysis=analysis.astype(np.float32))
+    tokenizer = made["Fast"](house)
+    wave = (0.1 * rng.standard_normal(16_000)).astype(np.float32)
+    wanted = mo.to_token_rate(tokenizer.embed(wave), rate_hz)
+    assert len(wanted) in (12, 13)
+    for size in (160, 320, 5_328, 6_400):
+        ear = ears.Ear(tokenizer, mo.SAMPLE_RATE)
+        pieces = [
+            ear.hear(wave[i : i + size], i + size >= len(wave))
+            for i in range(0, len(wave), size)
+        ]
+        np.testing.assert_allclose(np.concatenate(pieces), wanted, atol=1e-5)
 
 
 def test_a_leak_in_it_fails_its_test(house, monkeypatch):

@@ -5,6 +5,7 @@ A token-embedding width, F motion coefficients (56), K style width, D model widt
 N heads, V vertices.
 """
 
+import fractions
 import hashlib
 import json
 import math
@@ -169,6 +170,28 @@ def to_token_rate(tokens, rate_hz):
     below = np.minimum(edges.astype(int), len(tokens) - 1)
     at_edges = integral[below] + (edges - below)[:, None] * tokens[below]
     return (np.diff(at_edges, axis=0) / ratio).astype(tokens.dtype)
+
+
+class ToTokenRate:
+    """`to_token_rate` of tokens that come piece by piece: however they are split."""
+
+    def __init__(self, rate_hz):
+        """Begin a clip; its tokens will come at `rate_hz`."""
+        self._rate_hz, self._rest, self._given = rate_hz, None, 0
+        # So many tokens fill so many cells, and the next ones begin like the first.
+        ratio = fractions.Fraction(rate_hz / TOKEN_HZ).limit_denominator(1000)
+        self._tokens, self._cells = ratio.numerator, ratio.denominator
+
+    def push(self, tokens):
+        """Tokens [s, A] -> base tokens [s', A'] whose cells they fill; the rest waits."""
+        if self._rest is not None:
+            tokens = np.concatenate([self._rest, tokens])
+        base = to_token_rate(tokens, self._rate_hz)
+        found = base[self._given :]
+        periods = len(tokens) // self._tokens
+        self._rest = tokens[periods * self._tokens :]
+        self._given = len(base) - periods * self._cells
+        return found
 
 
 def chunk_frames(seconds):

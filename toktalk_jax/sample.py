@@ -80,8 +80,7 @@ def stream_audio(sampler, tokenizer, audio, key, style):
             "Export the dataset with --causal and train on that, or give whole clips' "
             "embeddings with --tokens"
         )
-    rate = tokenizer.rate_hz
-    source = tokenizer.stream()
+    source, to_base = tokenizer.stream(), mo.ToTokenRate(tokenizer.rate_hz)
 
     def tokens():
         for start in range(0, len(audio), piece):
@@ -89,7 +88,7 @@ def stream_audio(sampler, tokenizer, audio, key, style):
             out = source.push(audio[start : start + piece])
             if start + piece >= len(audio):
                 out = np.concatenate([out, source.flush()])
-            out = mo.to_token_rate(out, rate)
+            out = to_base.push(out)
             yield out, (time.perf_counter() - begin) * 1e3
 
     motion, chunks = _solve(sampler, tokens(), key, style)

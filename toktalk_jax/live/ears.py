@@ -10,8 +10,8 @@ class Ear:
 
     def __init__(self, tokenizer, rate_hz):
         """Begin; sound will come at `rate_hz`."""
-        self._rate_hz = tokenizer.rate_hz
         self._stream = tokenizer.stream()
+        self._to_base = mo.ToTokenRate(tokenizer.rate_hz)
         self._resample, self._samples = None, 0
         if rate_hz != mo.SAMPLE_RATE:
             import soxr
@@ -26,7 +26,7 @@ class Ear:
         tokens = self._stream.push(samples)
         if last:
             tokens = np.concatenate([tokens, self._stream.flush()])
-        return mo.to_token_rate(tokens, self._rate_hz)
+        return self._to_base.push(tokens)
 
     @property
     def frames(self):
@@ -41,16 +41,13 @@ class Stack:
       frames: of the whole base tokens heard so far.
     """
 
-    def __init__(self, stack, width):
-        """`width` of one token that comes."""
-        self.frames, self._stack = 0, stack
-        self._rest = np.zeros((0, width), np.float32)
+    def __init__(self, stack):
+        """Begin; `stack` tokens that come are one base token."""
+        self.frames = 0
+        self._to_base = mo.ToTokenRate(stack * mo.TOKEN_HZ)
 
     def hear(self, tokens, last):
         """Tokens [s, A / k] -> base tokens [s', A]; what fills none is kept."""
-        tokens = np.concatenate([self._rest, tokens])
-        whole = len(tokens) // self._stack
-        used = whole * self._stack
-        self._rest = tokens[used:]
-        self.frames += whole * mo.FRAMES_PER_TOKEN
-        return tokens[:used].reshape(whole, self._stack * tokens.shape[1])
+        tokens = self._to_base.push(tokens)
+        self.frames += len(tokens) * mo.FRAMES_PER_TOKEN
+        return tokens

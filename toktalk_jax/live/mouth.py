@@ -14,9 +14,6 @@ from toktalk_jax.data.corpora import speech
 from toktalk_jax.live import binary
 from toktalk_jax.tokenizers import hibari
 
-# At 80 Hz no base token is whole states, but every fifth ends with one.
-WHOLE = round(5 * hibari.RATE_HZ / mo.TOKEN_HZ)
-
 
 def warm_up():
     """Load the voice and its dictionaries: seconds, once in a process."""
@@ -48,7 +45,7 @@ class Mouth:
     def __init__(self, seed):
         """Begin; seed: of the sound's noise."""
         self.frames, self.states = 0, 0
-        self._rest = np.zeros((0, hibari.DIM), np.float32)
+        self._to_base = mo.ToTokenRate(hibari.RATE_HZ)
         self._rng, self._samples = np.random.default_rng(seed), 0
 
     @property
@@ -64,10 +61,7 @@ class Mouth:
     def hear(self, states, last):
         """States [S, 256] -> base tokens [s, 256]; what fills none is kept."""
         self.states += len(states)
-        states = np.concatenate([self._rest, states])
-        used = len(states) if last else len(states) // WHOLE * WHOLE
-        self._rest = states[used:]
-        tokens = mo.to_token_rate(states[:used], hibari.RATE_HZ)
+        tokens = self._to_base.push(states)
         self.frames += len(tokens) * mo.FRAMES_PER_TOKEN
         return tokens
 

@@ -224,7 +224,7 @@ class Speaker:
         elif form.kind == "pcm":
             state.ear = ears.Ear(source.tokenizer, form.rate_hz)
         else:
-            state.ear = ears.Stack(form.stack, form.width)
+            state.ear = ears.Stack(form.stack)
         none = np.zeros((0, len(source.mean)), np.float32)
         state.speech = session.Speech(item.utterance, item.came, settings, none)
         state.said = None
