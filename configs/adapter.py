@@ -16,10 +16,9 @@ How it samples, and what weighs in the flow's loss, is the base's own.
 from ml_collections import ConfigDict
 
 from configs import base
+from toktalk_jax.tokenizers import load
 
-TOKENS = ("cosyvoice2", "glm4voice", "lyra", "whisper", "hibari", "mel_rvq")
-TOKENS += ("mimi", "wav2vec2", "hubert")
-CHOICES = (*(f"tokens={name}" for name in TOKENS), "paper", "smoke")
+CHOICES = (*(f"tokens={name}" for name in load.NAMES), "paper", "smoke")
 
 
 def get_config(arg=""):

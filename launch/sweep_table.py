@@ -9,6 +9,7 @@ from toktalk_jax.training import logs
 
 LAST = ("loss", "gradient_norm", "step_ms")  # and every validation_*
 PREFIX = "validation_"
+CARD = "card_"  # of an adapter's report card, on the split that the card names
 # What the plot shows first of many results; it has room for four.
 SHOWN = ("loss", "lve_mm", "mouth_gap_r", "fdd_1e5m", "std_ratio")
 LABEL = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
@@ -42,8 +43,11 @@ def write(out, cells):
 
 
 def results_of(columns):
-    """Columns to judge cells by: validation metrics at their best, or the loss."""
-    for prefix in (f"best_{PREFIX}", PREFIX, "loss"):
+    """Columns to judge cells by: validation metrics at their best, cards, or the loss.
+
+    An adapter's loss is none: cells may weigh its terms differently.
+    """
+    for prefix in (f"best_{PREFIX}", PREFIX, CARD, "loss"):
         if found := [name for name in columns if name.startswith(prefix)]:
             break
     known = [prefix + name for name in SHOWN]
@@ -51,7 +55,7 @@ def results_of(columns):
 
 
 def _plain(name):
-    return not name.startswith((PREFIX, f"best_{PREFIX}"))
+    return not name.startswith((PREFIX, f"best_{PREFIX}", CARD))
 
 
 def row(cell):
@@ -72,7 +76,7 @@ def row(cell):
             found[name] = values[-1]
             if name.startswith(PREFIX):
                 found[f"best_{name}"] = best(name.removeprefix(PREFIX), values)
-    return found
+    return found | _card(cell)
 
 
 def _scores(cell):
@@ -81,6 +85,19 @@ def _scores(cell):
         return {}
     metrics = json.loads(path.read_text())["rows"][0]["metrics"]
     return {f"{PREFIX}{name}": found["value"] for name, found in metrics.items()}
+
+
+def _card(cell):
+    """Scores through the adapter and over its base's own; {} where there is no card."""
+    path = cell.workdir / "card.json"
+    if cell.command[0] != sweep_cells.ADAPT or not path.is_file():
+        return {}
+    card = json.loads(path.read_text())
+    found = {f"{CARD}{name}": value for name, value in card["adapter"].items()}
+    ratios = card["ratio"].items()
+    found |= {f"{CARD}{name}_over_base": each["value"] for name, each in ratios}
+    names = ("split", "align_explained", "added_share")
+    return found | {name: card[name] for name in names}
 
 
 def wall_seconds(lines):
@@ -170,7 +187,9 @@ def _lines(axes, shown, names, scales, swept):
 
 
 def _axis(name):
-    return name.replace(PREFIX, "").replace("best_", "best ").replace(".", ".\n")
+    for prefix, plain in ((PREFIX, ""), (CARD, ""), ("best_", "best "), (".", ".\n")):
+        name = name.replace(prefix, plain)
+    return name
 
 
 def _number(value):

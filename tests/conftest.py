@@ -124,7 +124,7 @@ def speaking_engine(tiny_run, tmp_path_factory):
     pytest.importorskip("hibari")
     from toktalk_jax.live.engine import Engine
 
-    adapter = _random_adapter(tiny_run, tmp_path_factory.mktemp("adapter") / "hibari")
+    adapter = random_adapter(tiny_run, tmp_path_factory.mktemp("adapter") / "hibari")
     sizes = {"chunks": [0.4], "steps": [2], "max_sessions": 1}
     engine = Engine(str(tiny_run), str(adapter), **sizes)
     for _ in engine.prepare():
@@ -132,7 +132,7 @@ def speaking_engine(tiny_run, tmp_path_factory):
     return engine
 
 
-def _random_adapter(base, path):
+def random_adapter(base, path):
     import numpy as np
 
     from toktalk_jax import models

@@ -13,6 +13,7 @@ from toktalk_jax import models, train
 from toktalk_jax import motion as mo
 from toktalk_jax.methods import METHODS
 from toktalk_jax.streaming import Sampler
+from toktalk_jax.tokenizers import load
 from toktalk_jax.training import steps
 
 NAMES = ("base", "small", "faceformer", "hdtf_tfhp", "ravdess")
@@ -22,7 +23,7 @@ def adapter_arguments():
     from configs import adapter
 
     sizes = [choice for choice in adapter.CHOICES if "=" not in choice]
-    named = [f"tokens={name}" for name in adapter.TOKENS]
+    named = [f"tokens={name}" for name in load.NAMES]
     return ["", *sizes, *named, f"tokens=whisper,{','.join(sizes)}"]
 
 

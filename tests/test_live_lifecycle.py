@@ -15,7 +15,7 @@ import pytest
 import websocket
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, random_adapter
 from tests.live_servers import close_to, get, say, serving, solo, speech, until
 from tests.test_live_limits import Gate, busy
 from toktalk_jax import serve
@@ -98,6 +98,38 @@ def test_a_golden_chunk_is_made_and_reproduced(live_engine, tmp_path, monkeypatc
     found = golden.served(live_engine, next(iter(live_engine.samplers)), 2)
     np.testing.assert_allclose(known["motion"], found, atol=1e-4)
     golden.check(live_engine)
+
+
+def test_the_model_and_its_adapter_have_tokenizers_of_their_own(
+    tiny_run, tmp_path, monkeypatch, caplog
+):
+    """Each gets its own files, and without the model's the adapter's still hears."""
+    pytest.importorskip("hibari")
+    path = random_adapter(tiny_run, tmp_path / "adapter")
+    facts = json.loads((path / "adapter.json").read_text())
+    facts["foreign"]["tokenizer"] = "whisper:causal"
+    (path / "adapter.json").write_text(json.dumps(facts))
+
+    def load(bundle, weights, adapter):
+        if not weights:
+            raise ValueError("it needs files")
+        return weights
+
+    monkeypatch.setattr(engine.inputs, "load_tokenizer", load)
+    sizes = {"chunks": [0.4], "steps": [2], "max_sessions": 1}
+
+    def heard_by(*files):
+        made = engine.Engine(str(tiny_run), str(path), *files, **sizes)
+        return {name: source.tokenizer for name, source in made.sources.items()}
+
+    both = {"mel_rvq": "its", "whisper:causal": "the adapter's"}
+    assert heard_by("its", "the adapter's") == both
+    assert heard_by("", "the adapter's") == both | {"mel_rvq": None}
+    assert "reaches the adapter alone: it needs files" in caplog.text
+    with pytest.raises(ValueError, match="it needs files"):
+        heard_by("its", "")
+    with pytest.raises(ValueError, match="it needs files"):
+        engine.Engine(str(tiny_run), **sizes)
 
 
 @pytest.mark.long

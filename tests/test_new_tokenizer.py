@@ -95,6 +95,7 @@ def test_a_leak_in_it_fails_its_test(house, monkeypatch):
     [
         (["Moshi"], "lower-case letters"),
         (["import"], "lower-case letters"),
+        (["none"], "lower-case letters"),
         (["lyra"], "named 'lyra' already"),
         (["a", "--rate_hz", "5"], "at least 12.5"),
         (["a", "--rate_hz", "30"], "a divisor of 16000"),

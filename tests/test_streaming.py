@@ -318,6 +318,19 @@ def test_an_adapter_streams_like_the_whole_clip(params, stats, feed):
     whole = np.asarray(sampler.sample_clip(keys, foreign, style))
     streamed = stream_through(sampler, keys, foreign, style, [3, 8, 1])
     np.testing.assert_array_equal(streamed, whole)
+    # A chunk longer than the adapter was trained on gives it no more at once.
+    taken = {}
+    for frames in (10, 30):
+        longer = Sampler(
+            *(MODEL, params, stats),
+            **{"chunk_frames": frames, "context_frames": 30, "num_steps": 1},
+            adapter=spec,
+        )
+        stream = longer.init(keys, style)
+        for k in range(0, 15, frames // 2):
+            stream, _ = longer.step(stream, foreign[:, k : k + frames // 2])
+        taken[frames] = np.asarray(stream.tokens)
+    np.testing.assert_allclose(taken[30], taken[10], atol=1e-5)
     later = foreign.copy()
     later[:, 10:] += 1
     out = np.asarray(sampler.sample_clip(keys, later, style))

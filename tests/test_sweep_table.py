@@ -73,6 +73,25 @@ def test_the_plot_shows_what_a_user_asks_for_first():
     assert sweep_table.results_of(["seed"]) == []
 
 
+def test_adapters_are_judged_by_their_faces_not_by_their_loss(tmp_path):
+    """Their losses are weighed differently, and a linear map has none."""
+    cells = []
+    for weight, error in ((0.1, 2.0), (2.0, 1.5)):
+        cell = fake_cell(tmp_path, {"train.align": weight}, [])
+        cell = cell._replace(command=(sweep_cells.ADAPT,))
+        card = {"split": "validation", "align_explained": 0.5, "added_share": 0.01}
+        card |= {"adapter": {"lve_mm": error}, "ratio": {"lve_mm": {"value": error}}}
+        (cell.workdir / "card.json").write_text(json.dumps(card))
+        cells.append(cell)
+    paths = sweep_table.write(tmp_path / "out", cells)
+    first, second = csv.DictReader(paths[0].open())
+    assert first["card_lve_mm"] == "2.0" and second["card_lve_mm"] == "1.5"
+    assert first["card_lve_mm_over_base"] == "2.0" and first["split"] == "validation"
+    columns = ["seed", "loss", "card_a", "card_lve_mm"]
+    assert sweep_table.results_of(columns) == ["card_lve_mm", "card_a"]
+    assert paths[2].read_bytes().startswith(b"\x89PNG")
+
+
 def test_best_follows_the_metrics_own_direction():
     assert sweep_table.best("lve_mm", [2.0, 1.0, 3.0]) == 1.0
     assert sweep_table.best("mouth_gap_r", [0.2, 0.8, 0.5]) == 0.8

@@ -22,6 +22,7 @@ from absl import app, flags, logging
 from toktalk_jax import adapter_card, command_line, models
 from toktalk_jax import motion as mo
 from toktalk_jax.baselines import linear_map
+from toktalk_jax.data import augment
 from toktalk_jax.evaluation import predict
 from toktalk_jax.sample import make_sampler
 from toktalk_jax.train import (
@@ -69,9 +70,10 @@ def adapt(config, base, workdir, *, asked=lambda step: False, profile=""):
             checkpoints.same_config(old, config.to_dict(), workdir)
         if not (workdir / "bundle").is_dir() or _step_of(workdir) < config.total_steps:
             traced = parse_steps(profile), workdir / "profile"
-            done = _train(config, bundle, workdir, asked, traced)
-            if not done or not parallel.is_writer():
+            if not _train(config, bundle, workdir, asked, traced):
                 return None
+        if not parallel.is_writer():
+            return None
         return adapter_card.write(
             config, base, bundle, adapters.load(workdir / "bundle"), workdir
         )
@@ -154,6 +156,12 @@ def _open(config, bundle):
     expect = {key: bundle.dataset[key] for key in kept if key in bundle.dataset}
     data = pipeline.load(config.dataset, "train", stats=bundle.stats, expect=expect)
     mean, std = pipeline.foreign_stats(config.dataset)
+    split, found = config.report_split, data.metadata["clips"]
+    if not found.get(split):
+        raise ValueError(
+            f"config.report_split is {split!r}, of which the dataset has no clip; it "
+            f"holds {found}"
+        )
     foreign = data.metadata["foreign"]
     plain = foreign["tokenizer"].partition(":")[0]
     if config.tokens and config.tokens != plain:
@@ -168,7 +176,8 @@ def _open(config, bundle):
             f"than a chunk of {chunk / mo.FPS} s: an adapter on it could not stream; "
             "export with --foreign_causal"
         )
-    seconds = sum(len(clip.motion) for clip in data.clips) / mo.FPS
+    spoken = [c for c in data.clips if augment.source_id(c.clip_id) == c.clip_id]
+    seconds = sum(len(clip.motion) for clip in spoken) / mo.FPS
     facts = {
         "base_hash": bundle.meta["hash"],
         "base": {key: data.metadata[key] for key in foreign},
@@ -187,6 +196,11 @@ def check_config(config, bundle):
       ValueError: what came, what was expected.
     """
     checkpoints.expect_toktalk(bundle)
+    if (objective := bundle.config["train"]["objective"]) != "flow":
+        raise ValueError(
+            f"the base was trained by train.objective {objective!r}; an adapter is "
+            "trained through a velocity field: give a base of 'flow'"
+        )
     if not config.dataset:
         raise ValueError(
             "config.dataset is empty; give --config.dataset DIR, a directory made by "
@@ -206,6 +220,7 @@ def check_config(config, bundle):
             "config.adapter.kind 'linear' is solved in closed form: it takes "
             f"total_steps 0, not {config.total_steps}"
         )
+    _check_sizes(config)
     weights = [config.train[name] for name in ("flow", "align", "distill")]
     if min(weights) < 0 or not sum(weights):
         raise ValueError(
@@ -221,6 +236,26 @@ def check_config(config, bundle):
             )
     check_run(config)
     parallel.check_batch(config.batch_size)
+
+
+def _check_sizes(config):
+    a = config.adapter
+    for name, value, least in (
+        ("adapter.width", a.width, 4),
+        ("adapter.depth", a.depth, 1),
+        ("adapter.heads", a.heads, 1),
+        ("adapter.feed_forward", a.feed_forward, 1),
+        ("adapter.context_tokens", a.context_tokens, 0),
+        ("minutes", config.minutes, 0),
+        ("report_clips", config.report_clips, 0),
+    ):
+        if value < least:
+            raise ValueError(f"config.{name} is {value}; expected at least {least}")
+    if a.width % 2 or a.width % a.heads:
+        raise ValueError(
+            f"config.adapter.width is {a.width}; expected an even multiple of "
+            f"config.adapter.heads, {a.heads}"
+        )
 
 
 def paired(clips, mean, std, minutes, seed):

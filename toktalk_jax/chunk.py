@@ -17,7 +17,7 @@ from jax import lax
 from toktalk_jax import flow
 from toktalk_jax import motion as mo
 from toktalk_jax.models import velocity
-from toktalk_jax.models.adapter import adapt_chunk
+from toktalk_jax.models.adapter import adapt_clip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Plan:
 
     Attributes:
       model: `models.VelocityField` with unstacked layers; unpack: gives its parameters
-        from those that come (`layers.pack`).
+        and the adapter's from those that come (`layers.pack`).
       times: [n + 1] grid; dtype: of weights and activations.
     """
 
@@ -103,7 +103,7 @@ def prefill(plan, params, stream):
 
 
 def _run_known(plan, params, stream):
-    params = plan.unpack(params)
+    params, _ = plan.unpack(params)
     B, O = stream.motion.shape[:2]
     times = jnp.ones(1) if plan.known == "clean" else jnp.asarray(plan.times[:-1])
     n = len(times)
@@ -140,8 +140,8 @@ def _run_known(plan, params, stream):
 
 def solve(plan, params, stream, tokens):
     """Raw tokens [B, C / 2, A'] to (stream without a history, raw motion [B, C, F])."""
-    params, C = plan.unpack(params), plan.chunk_frames
-    foreign, tokens = _to_base(plan, stream, tokens)
+    (params, before), C = plan.unpack(params), plan.chunk_frames
+    foreign, tokens = _to_base(plan, before, stream, tokens)
     audio = jnp.repeat(tokens, mo.FRAMES_PER_TOKEN, 1)
     style = jnp.broadcast_to(
         stream.style[:, None], (*audio.shape[:2], stream.style.shape[-1])
@@ -198,7 +198,7 @@ def _layout(plan, stream):
     return block, valid
 
 
-def _to_base(plan, stream, tokens):
+def _to_base(plan, params, stream, tokens):
     """Raw tokens to (foreign context, standardised base tokens of the chunk)."""
     adapter, count = plan.adapter, tokens.shape[1]
     if adapter is None:
@@ -208,7 +208,10 @@ def _to_base(plan, stream, tokens):
     window = jnp.concatenate([stream.foreign, tokens], 1)
     place = jnp.arange(-adapter.context_tokens, count)
     seen = mo.FRAMES_PER_TOKEN * place[None] >= -stream.frames[:, None]
-    base = adapt_chunk(adapter.model, adapter.params, window, seen, count)
+    # Positions and blocks that the adapter was not trained on would be noise to it.
+    sizes = range(1, adapter.chunk_tokens + 1)
+    part = max(size for size in sizes if count % size == 0)
+    base = adapt_clip(adapter.model, params, window, seen, part, adapter.context_tokens)
     return window[:, count:], base
 
 

@@ -72,7 +72,8 @@ def load_tokens(path, bundle, adapter=None):
     """Base-rate tokens [S, A] of a token .npz, checked against the model.
 
     Raises:
-      ValueError: wrong width, dtype or tokenizer; names what came and what fits.
+      ValueError: wrong width, rate, dtype or tokenizer, or less of them than of their
+        sound; names what came and what fits.
     """
     raw = _load_npz(path)
     for key in ("tokens", "rate_hz"):
@@ -101,11 +102,22 @@ def load_tokens(path, bundle, adapter=None):
             f"{path}: audio is {audio.dtype} {audio.shape}; expected [L] int16 at 16 "
             "kHz"
         )
+    if float(rate) not in (mo.TOKEN_HZ, own := facts.get("rate_hz", float(rate))):
+        raise ValueError(
+            f"{path}: rate_hz is {float(rate):g}; {wanted} makes {own:g} tokens a "
+            f"second (or give them at {mo.TOKEN_HZ}, as a model takes them)"
+        )
     tokens = mo.to_token_rate(tokens.astype(np.float32), float(rate))
     if tokens.shape[1] != width:
         raise ValueError(
             f"{path}: tokens are {tokens.shape[1]} wide at 12.5 Hz; this model takes "
             f"{width} ({wanted})"
+        )
+    frames = mo.FRAMES_PER_TOKEN * len(tokens)
+    if audio is not None and len(audio) > (frames + 2) * mo.SAMPLES_PER_FRAME:
+        raise ValueError(
+            f"{path}: tokens cover {frames / mo.FPS:.2f} s of "
+            f"{len(audio) / mo.SAMPLE_RATE:.2f} s of audio; expected all of it"
         )
     return tokens, audio
 

@@ -183,7 +183,7 @@ class ToTokenRate:
         self._tokens, self._cells = ratio.numerator, ratio.denominator
 
     def push(self, tokens):
-        """Tokens [s, A] -> base tokens [s', A'] whose cells they fill; the rest waits."""
+        """Tokens [s, A] -> base tokens [s', A'] that they fill; the rest waits."""
         if self._rest is not None:
             tokens = np.concatenate([self._rest, tokens])
         base = to_token_rate(tokens, self._rate_hz)

@@ -41,6 +41,7 @@ def parser():
     p.add_argument("--checkpoint", default="small", help="run, bundle or shipped name")
     p.add_argument("--adapter", default="", help="a second way in; of hibari: text")
     p.add_argument("--tokenizer", default="", help="its weights, where it needs some")
+    p.add_argument("--adapter_tokenizer", default="", help="the adapter's, likewise")
     p.add_argument(
         "--chunk_s", default="0.4,0.24", help="C offered; the first: default"
     )
@@ -100,7 +101,7 @@ def run(args):
     port = listening.getsockname()[1]
     logging.getLogger("toktalk_jax.live").setLevel(logging.INFO)
     engine = Engine(
-        *(args.checkpoint, args.adapter, args.tokenizer),
+        *(args.checkpoint, args.adapter, args.tokenizer, args.adapter_tokenizer),
         chunks=_list(args.chunk_s, float, "--chunk_s"),
         steps=_list(args.steps, int, "--steps"),
         max_sessions=args.max_sessions,

@@ -30,7 +30,8 @@ class AdapterSpec:
     Attributes:
       model, params: `models.Adapter` and its parameters.
       token_mean, token_std: [A'] statistics of the foreign tokens.
-      context_tokens: window before the chunk that the adapter reads.
+      context_tokens: window before the chunk that the adapter reads; chunk_tokens: of
+        the chunk, in its training.
     """
 
     model: object
@@ -38,6 +39,7 @@ class AdapterSpec:
     token_mean: np.ndarray
     token_std: np.ndarray
     context_tokens: int = 25
+    chunk_tokens: int = 5
 
 
 class Sampler:
@@ -62,7 +64,8 @@ class Sampler:
       temperature: scale of the noise; 0 makes the solve deterministic.
       dtype: "float32" or "bfloat16": weights and activations of the velocity field. The
         solve's state, softmax and norms stay f32. Half the bytes of weights per step.
-      adapter: optional `AdapterSpec`; tokens are then foreign tokens.
+      adapter: optional `AdapterSpec`; tokens are then foreign tokens. It never sees
+        more of them at once than in training: a longer chunk is adapted in parts.
 
     Raises:
       ValueError: a size that fits no whole token, an unknown option, or an adapter to
@@ -102,7 +105,16 @@ class Sampler:
         # Motion, tokens and style enter the network side by side.
         first = params["down_0"]["residual"]["block1"]["conv"]["kernel"]
         self.style_width = first.shape[1] - mo.F - len(stats.token_mean)
-        packed, unpack = _packed(params)
+        field, unpack_field = _packed(params)
+        before, unpack_adapter = (), None
+        if adapter:
+            before, unpack_adapter = layers.pack(adapter.params)
+
+        def unpack(packed):
+            """(parameters of the field, of the adapter or None)."""
+            field, before = packed
+            return unpack_field(field), adapter and unpack_adapter(before)
+
         self.plan = chunk.Plan(
             model.clone(stacked=False),
             unpack,
@@ -117,7 +129,7 @@ class Sampler:
         )
         # A training mesh may hold the parameters; sampling wants one device.
         self.device = jax.local_devices()[0]
-        self.params = self._placed(packed)
+        self.params = self._placed(field), jax.device_put(before, self.device)
         self.chunk_frames, self.context_frames = chunk_frames, context_frames
         self.times, self.guidance = self.plan.times, guidance
         self.known, self.temperature = known, temperature
@@ -128,13 +140,14 @@ class Sampler:
         self._clip = jax.jit(functools.partial(_scan_clip, self.plan))
 
     def _placed(self, packed):
+        """The field's parameters on the device, in the field's dtype."""
         packed = jax.device_put(packed, self.device)
         return jax.tree.map(lambda p: p.astype(self.plan.dtype), packed)
 
     def with_params(self, params):
         """The same sampler of other weights, for new streams; compiled code stays."""
         other = copy.copy(self)
-        other.params = self._placed(_packed(params)[0])
+        other.params = self._placed(_packed(params)[0]), self.params[1]
         return other
 
     def init(self, keys, style, guidance=None):

@@ -14,7 +14,7 @@ from tools import bench_cases
 def explain(held, row):
     """Print where a chunk's work and bytes are, and what XLA made of a step."""
     n, sampler = row["case"]["num_steps"], held["sampler"]
-    params = sampler.plan.unpack(sampler.params)
+    params, _ = sampler.plan.unpack(sampler.params)
     scopes = collections.Counter()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         scopes[re.sub(r"mid_\d+", "mid", path[0].key)] += leaf.nbytes

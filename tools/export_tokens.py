@@ -99,7 +99,11 @@ def make_foreign(args):
         return None
     name = args.foreign + (load.CAUSAL if args.foreign_causal else "")
     state = args.foreign_state or SHIPPED_STATE
-    return load.load(name, args.foreign_weights, state, args.device)
+    try:
+        return load.load(name, args.foreign_weights, state, args.device)
+    except (ValueError, FileNotFoundError) as error:  # it tells of the first one's flag
+        words = str(error).replace("--weights", "--foreign_weights")
+        raise type(error)(words) from None
 
 
 def open_work(args):

@@ -7,9 +7,10 @@ Written: toktalk_jax/tokenizers/NAME.py, tests/test_tokenizer_NAME.py, and NAME'
 in toktalk_jax/tokenizers/load.py. The new file is a complete causal tokenizer with a
 network of one matrix; put your own where it says so, and keep the test green. Then:
 
-    python -m tools.export_tokens ... --tokenizer BASE --foreign NAME --out data/pair
-    python -m toktalk_jax.adapt --config configs/adapter.py --config.dataset data/pair \
-        --base small --workdir runs/NAME_to_small
+    python -m tools.export_tokens ... --tokenizer BASE --foreign NAME \
+        --foreign_weights FOLDER --out data/pair
+    python -m toktalk_jax.adapt --config configs/adapter.py:tokens=NAME \
+        --config.dataset data/pair --base small --workdir runs/NAME_to_small
 """
 
 import argparse
@@ -191,7 +192,9 @@ def make(root, name, rate_hz, dim):
         number of samples.
       FileExistsError: a file is there already.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+    title = "".join(part.capitalize() for part in name.split("_"))  # none: None
+    reserved = keyword.iskeyword(name) or keyword.iskeyword(title)
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or reserved:
         raise ValueError(
             f"the name is {name!r}; expected lower-case letters, digits and _, as of a "
             "Python module"
@@ -209,8 +212,8 @@ def make(root, name, rate_hz, dim):
     text = loader.read_text()
     if f'"{name}":' in text:
         raise ValueError(f"there is a tokenizer named {name!r} already")
-    values = dict(name=name, rate_hz=rate_hz, dim=dim, samples=round(samples))
-    values["Name"] = "".join(part.capitalize() for part in name.split("_"))
+    values = dict(name=name, Name=title, rate_hz=rate_hz, dim=dim)
+    values["samples"] = round(samples)
     files = {
         folder / f"{name}.py": TOKENIZER.format(**values),
         root / f"tests/test_tokenizer_{name}.py": TEST.format(**values),

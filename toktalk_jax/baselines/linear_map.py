@@ -15,20 +15,20 @@ def fit(clips, held):
         taps = [padded[k : k + count] for k in range(3)]  # oldest first, as `Conv`
         return np.concatenate([*taps, np.ones((count, 1))], 1), clip.tokens[:count]
 
-    def together(clips):
-        inputs, targets = zip(*map(rows, clips), strict=True)
-        return np.concatenate(inputs), np.concatenate(targets)
-
-    x, y = together(clips)
-    held_x, held_y = together(held)
-    gram, cross = x.T @ x, x.T @ y
+    # Clip by clip: all rows at once would be 43 GB for a day of Whisper's embeddings.
+    gram = cross = 0.0
+    for clip in clips:
+        x, y = rows(clip)
+        gram, cross = gram + x.T @ x, cross + x.T @ y
     penalty = np.ones(len(gram))
     penalty[-1] = 0  # not the bias
     found = [
         np.linalg.solve(gram + np.diag((1e-3 + ridge) * penalty), cross)
         for ridge in RIDGES
     ]
-    errors = [np.square(held_x @ w - held_y).mean() for w in found]
+    errors = np.zeros(len(found))
+    for x, y in map(rows, held):
+        errors += [np.square(x @ w - y).sum() for w in found]
     best = found[int(np.argmin(errors))].astype(np.float32)
     kernel = best[:-1].reshape(3, -1, best.shape[1])
     return {"conv": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(best[-1])}}

@@ -52,13 +52,22 @@ class Engine:
     """
 
     def __init__(
-        self, checkpoint, adapter="", weights="", *, chunks, steps, max_sessions
+        self,
+        checkpoint,
+        adapter="",
+        weights="",
+        adapter_weights="",
+        *,
+        chunks,
+        steps,
+        max_sessions,
     ):
         """Read the model; compile nothing.
 
         Args:
           checkpoint, adapter: run, bundle folder or shipped name; adapter "": none.
-          weights: of the tokenizer, where it needs some.
+          weights, adapter_weights: of the model's tokenizer and of the adapter's, where
+            they need some; with an adapter the model's own may be missing.
           chunks: seconds; steps: counts; the first of each is the default.
 
         Raises:
@@ -67,9 +76,14 @@ class Engine:
         self.bundle = checkpoints.load(checkpoint)
         checkpoints.expect_toktalk(self.bundle)
         self.sources, self._speaks, self.face = {}, False, None
-        for each in (None, adapters.load(adapter)) if adapter else (None,):
+        ways = [(None, weights)]
+        if adapter:
+            ways.append((adapters.load(adapter), adapter_weights))
+        for each, files in ways:
             facts = inputs.heard_by(self.bundle, each)[0]
-            self.sources[facts["tokenizer"]] = _source(self.bundle, each, weights)
+            spare = each is None and adapter and not files
+            source = _source(self.bundle, each, files, bool(spare))
+            self.sources[facts["tokenizer"]] = source
             self._speaks |= _speaks(facts)
         self.samplers = {
             Key(name, mo.chunk_frames(chunk), n): make_sampler(
@@ -203,11 +217,17 @@ class Engine:
         return vector * np.float32(settings.style_strength)
 
 
-def _source(bundle, adapter, weights):
-    facts, _, width = inputs.heard_by(bundle, adapter)
+def _source(bundle, adapter, weights, spare=False):
+    """`Source`; a spare one goes without its tokenizer where that cannot be loaded."""
+    facts = inputs.heard_by(bundle, adapter)[0]
     tokenizer = None
     if facts["tokenizer"] != "hibari" and facts["lookahead_s"] != float("inf"):
-        tokenizer = inputs.load_tokenizer(bundle, weights, adapter)
+        try:
+            tokenizer = inputs.load_tokenizer(bundle, weights, adapter)
+        except (ValueError, OSError, ImportError) as error:
+            if not spare:
+                raise
+            LOG.warning("sound reaches the adapter alone: %s", error)
     mean = bundle.stats.token_mean if adapter is None else adapter.mean
     return Source(adapter, tokenizer, mean)
 

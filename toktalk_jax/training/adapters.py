@@ -46,7 +46,8 @@ def start_workdir(workdir, config, facts, mean, std, tokenizer_state):
     """Write what an adapter needs beside its weights; called once per run.
 
     Raises:
-      ValueError: the workdir holds another config, or another base or tokenizer.
+      ValueError: the workdir holds another config, base or tokenizer, or an adapter on
+        other data: weights belong to the statistics of their tokens.
     """
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -60,8 +61,15 @@ def start_workdir(workdir, config, facts, mean, std, tokenizer_state):
                     f"{workdir} holds an adapter with {key} {before[key]!r}, now "
                     f"{facts[key]!r}; choose another --workdir"
                 )
-    stats = {"mean": mean.tolist(), "std": std.tolist()}
-    logs.write_whole(workdir / "foreign_stats.json", json.dumps(stats))
+    stats = json.dumps({"mean": mean.tolist(), "std": std.tolist()})
+    held = workdir / "foreign_stats.json"
+    if kept.exists() and held.read_text() != stats:
+        raise ValueError(
+            f"{workdir} holds an adapter on data whose second tokens have another mean "
+            f"or standard deviation than those of {config['dataset']!r}; choose "
+            "another --workdir or the old dataset"
+        )
+    logs.write_whole(held, stats)
     logs.write_whole(workdir / "adapter.json", json.dumps(facts, indent=1))
     if tokenizer_state is not None:
         shutil.copyfile(tokenizer_state, workdir / "tokenizer_state.npz")
@@ -160,6 +168,7 @@ def spec(adapter, base):
         adapter.mean,
         adapter.std,
         adapter.config["adapter"]["context_tokens"],
+        adapter.facts["chunk_tokens"],
     )
 
 
