@@ -253,6 +253,13 @@ def test_a_run_leaves_its_card_and_resumes(trained, pair, tiny_run, tmp_path):
     assert size < 3e6 and not (workdir / "dataset.json").exists()
     with pytest.raises(ValueError, match="holds a run with another config.*align"):
         adapt.adapt(settings(pair, **{"train.align": 9.0}), tiny_run, tmp_path / "r")
+    # Weights belong to the statistics of their tokens.
+    stats = tmp_path / "r/foreign_stats.json"
+    stats.write_text(before := stats.read_text().replace("0.", "1.", 1))
+    (tmp_path / "r/bundle/meta.json").write_text('{"step": 3}')
+    with pytest.raises(ValueError, match="another mean or standard deviation"):
+        adapt.adapt(settings(pair), tiny_run, tmp_path / "r")
+    assert stats.read_text() == before
 
 
 def test_an_adapter_knows_its_base(trained, base, tmp_path):
@@ -344,7 +351,7 @@ def test_sound_and_tokens_go_through_an_adapter(trained, tiny_run, base, tmp_pat
         run(tokens=str(tmp_path / "t.npz"))
     sound = np.zeros(2 * len(wave), np.int16)
     np.savez(tmp_path / "t.npz", tokens=tokens, audio=sound, **facts)
-    with pytest.raises(ValueError, match="tokens cover 1.60 s of 3.20 s of audio"):
+    with pytest.raises(ValueError, match="tokens cover 1.60 s of 3.19 s of audio"):
         run(tokens=str(tmp_path / "t.npz"))
 
 
@@ -362,11 +369,22 @@ def test_sound_and_tokens_go_through_an_adapter(trained, tiny_run, base, tmp_pat
         ({"adapter.kind": "linear"}, "takes total_steps 0, not 6"),
         ({"adapter.kind": "cnn"}, "expected 'transformer' or 'linear'"),
         ({"batch_size": 3}, "does not divide"),
+        ({"adapter.width": 15}, "adapter.width is 15; expected an even multiple"),
+        ({"adapter.heads": 0}, "adapter.heads is 0; expected at least 1"),
+        ({"minutes": -1.0}, "minutes is -1.0; expected at least 0"),
+        ({"report_split": "tset"}, "report_split is 'tset'.*it holds.*'test': 4"),
     ],
 )
 def test_bad_configs(pair, tiny_run, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         adapt.adapt(settings(pair, **changes), tiny_run, tmp_path / "run")
+
+
+def test_a_regression_base_is_refused(pair, base):
+    config = {**base.config, "train": {**base.config["train"]}}
+    config["train"]["objective"] = "regression"
+    with pytest.raises(ValueError, match="'regression'.*give a base of 'flow'"):
+        adapt.check_config(settings(pair), base._replace(config=config))
 
 
 def test_bad_data(pair, trained, tiny_dataset, tiny_run, base, tmp_path):
@@ -437,9 +455,20 @@ def test_rows_of_adapters_are_kept_and_drawn(trained, tmp_path):
     (other / "config.json").write_text(json.dumps(config))
     card["minutes"] += 5
     (other / "card.json").write_text(json.dumps(card))
-    rows = compare_adapters.compare([other, workdir], out)
-    assert [r["name"] for r in rows] == ["flow + align", "distill, no faces"]
+    heavier = tmp_path / "heavier"
+    shutil.copytree(workdir, heavier)
+    config = json.loads((heavier / "config.json").read_text())
+    config["train"]["align"] = 2.0
+    (heavier / "config.json").write_text(json.dumps(config))
+    rows = compare_adapters.compare([other, heavier, workdir], out)
+    names = [(r["name"], r["settings"].partition(",")[0]) for r in rows]
+    assert names == [
+        ("flow + align", "weights 1 + 0.5"),
+        ("flow + align", "weights 1 + 2"),
+        ("distill, no faces", "weights 1"),
+    ]
     table = out.with_suffix(".md").read_text()
+    assert "2 test clips. The tokenizers look 0 and 0 s ahead" in table
     assert f"{card['ratio']['mve_mm']['value']:.3f}" in table
     assert out.with_suffix(".png").stat().st_size > 5000
     assert compare_adapters.compare([], out) == rows
@@ -453,9 +482,10 @@ def test_rows_of_adapters_are_kept_and_drawn(trained, tmp_path):
 
 def test_the_data_curve_is_of_rows_that_differ_in_minutes_alone():
     rows = [
-        {"name": name, "steps": 5, "minutes": minutes}
+        {"name": name, "steps": 5, "minutes": minutes, "settings": "4 x 64"}
         for name, minutes in (("flow", 40), ("align", 15), ("flow", 5), ("flow", 15))
     ]
+    rows.append({**rows[0], "minutes": 10, "settings": "2 x 64"})
     curve = compare_adapters.data_curve(rows)
     assert [(r["name"], r["minutes"]) for r in curve] == [
         ("flow", 5),

@@ -53,8 +53,13 @@ def align_error(adapter, bundle, clips):
     }
 
 
-def added_ms(adapter, bundle, rounds=20):
-    """Milliseconds of a chunk (n = 20) without and with the adapter, p50, in turns."""
+def added_ms(adapter, bundle, rounds=60):
+    """Milliseconds of a chunk (n = 20) without and with the adapter, p50, in turns.
+
+    Returns:
+      {"chunk_ms", "chunk_ms_adapted", "added_share"} and "added_between", the 95 %
+      bootstrap interval of that share over the rounds.
+    """
     samplers = [
         make_sampler(bundle, None, before, num_steps=20) for before in (None, adapter)
     ]
@@ -73,7 +78,15 @@ def added_ms(adapter, bundle, rounds=20):
             if k >= 2:  # after the compile
                 times[i].append(spent)
     base, both = (float(np.median(t)) for t in times)
-    return {"chunk_ms": base, "chunk_ms_adapted": both, "added_share": both / base - 1}
+    added = np.subtract(times[1], times[0])
+    drawn = np.random.default_rng(0).integers(rounds, size=(1000, rounds))
+    shares = np.median(added[drawn], 1) / base
+    return {
+        "chunk_ms": base,
+        "chunk_ms_adapted": both,
+        "added_share": float(np.median(added)) / base,
+        "added_between": np.quantile(shares, (0.025, 0.975)).tolist(),
+    }
 
 
 def write(config, base, bundle, adapter, workdir):
@@ -110,6 +123,8 @@ def write(config, base, bundle, adapter, workdir):
         "adapter_hash": adapter.meta["hash"],
         "from": adapter.facts["foreign"]["tokenizer"],
         "to": adapter.facts["base"]["tokenizer"],
+        "lookahead_s": adapter.facts["foreign"]["lookahead_s"],
+        "base_lookahead_s": adapter.facts["base"]["lookahead_s"],
         "parameters": size(adapter.params),
         "minutes": adapter.facts["seconds"] / 60,
         "steps": adapter.meta["step"],
@@ -128,17 +143,20 @@ def write(config, base, bundle, adapter, workdir):
 
 def text(card):
     """The report card as Markdown."""
+    low, high = card["added_between"]
     lines = [
         f"# Adapter from {card['from']} to {card['to']}",
         "",
         f"{card['parameters'] / 1e6:.2f} M parameters, {card['steps']} steps on "
-        f"{card['minutes']:.1f} min of paired speech; before base {card['base_hash']}.",
+        f"{card['minutes']:.1f} min of paired speech; before base {card['base_hash']}. "
+        f"Its tokens look {card['lookahead_s']:g} s ahead, the base's "
+        f"{card['base_lookahead_s']:g} s.",
         "",
         f"Tokens: mean squared error {card['align_mse']:.3f} in standardised units, "
         f"{100 * card['align_explained']:.0f} % of the variance explained.",
         f"Time: {card['chunk_ms']:.1f} ms a chunk (n = 20) without, "
         f"{card['chunk_ms_adapted']:.1f} ms with it "
-        f"({100 * card['added_share']:+.1f} %).",
+        f"({100 * card['added_share']:+.1f} % [{100 * low:+.1f}, {100 * high:+.1f}]).",
         "",
         f"On {card['clips']} {card['split']} clips, streamed, one sample each, the "
         "same noise:",

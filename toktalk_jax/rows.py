@@ -15,6 +15,7 @@ from toktalk_jax import motion as mo
 from toktalk_jax import takes
 from toktalk_jax import task as tasks
 from toktalk_jax.evaluation import predict, results, scoring
+from toktalk_jax.inputs import heard_by
 from toktalk_jax.methods import BASELINES, METHODS
 from toktalk_jax.sample import make_sampler
 
@@ -287,7 +288,7 @@ def row_name(task, method):
 
 def _note(task, method):
     """Anything else that a reader of the table must know."""
-    facts = task.bundle.dataset
+    facts = heard_by(task.bundle, task.adapter if method == "adapter" else None)[0]
     parts = [f"{facts['tokenizer']} tokens, look-ahead {facts['lookahead_s']:g} s"]
     if method in SAMPLED:
         sampler = task.sampler

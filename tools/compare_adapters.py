@@ -14,8 +14,9 @@ import pathlib
 from toktalk_jax.training import logs
 
 METRICS = ("lve_mm", "mve_mm", "energy_score", "mouth_gap_r", "std_ratio")
-# What makes a row another one.
-IDENTITY = ("from", "to", "base_hash", "name", "minutes", "steps")
+# What makes a row another one, and a table another one.
+GROUP = ("from", "to", "base_hash", "split", "clips")
+IDENTITY = (*GROUP, "name", "minutes", "steps", "settings")
 ORDER = ("untrained", "linear map", "align", "flow", "flow + align")
 ORDER += ("flow + align + distill", "distill, no faces")
 
@@ -35,6 +36,22 @@ def name_of(config):
     return losses + (", no faces" if train["faces"] == "base" else "")
 
 
+def settings_of(config):
+    """What tells adapters of the same losses apart, from a run's config.json.
+
+    Returns:
+      such as "weights 1 + 0.5, 4 x 64, window 25, seed 0": the weights of the losses
+      that its name lists, depth by width, tokens before a chunk.
+    """
+    adapter, train = config["adapter"], config["train"]
+    size = f"window {adapter['context_tokens']}, seed {config['seed']}"
+    if adapter["kind"] == "linear":
+        return size
+    size = f"{adapter['depth']} x {adapter['width']}, {size}"
+    weights = [f"{train[k]:g}" for k in ("flow", "align", "distill") if train[k]]
+    return f"weights {' + '.join(weights)}, {size}" if config["total_steps"] else size
+
+
 def row_of(run):
     """One row from a workdir.
 
@@ -42,21 +59,22 @@ def row_of(run):
       ValueError: the directory holds no report card; says what makes one.
     """
     run = pathlib.Path(run)
-    missing = [n for n in ("card.json", "config.json") if not (run / n).is_file()]
+    files = ("card.json", "config.json", "adapter.json")
+    missing = [name for name in files if not (run / name).is_file()]
     if missing:
         raise ValueError(
             f"{run} has no {missing[0]}; give workdirs that "
             "python -m toktalk_jax.adapt has finished"
         )
-    card, config = (
-        json.loads((run / n).read_text()) for n in ("card.json", "config.json")
-    )
+    card, config, facts = (json.loads((run / name).read_text()) for name in files)
     name = name_of(config)
     kept = ("from", "to", "base_hash", "adapter_hash", "parameters", "steps", "split")
-    kept += ("clips", "align_explained")
+    kept += ("clips", "align_explained", "added_share")
     return {
         "name": name,
+        "settings": settings_of(config),
         **{key: card[key] for key in kept},
+        "lookahead_s": [facts[side]["lookahead_s"] for side in ("foreign", "base")],
         "minutes": 0.0 if name == "untrained" else round(card["minutes"], 1),
         "base": {m: card["base"][m] for m in METRICS},
         "adapter": {m: card["adapter"][m] for m in METRICS},
@@ -71,18 +89,18 @@ def merge(rows, kept=()):
     return sorted(
         found.values(),
         key=lambda r: (
-            *(r["to"], r["from"], r["base_hash"]),
+            *(r["to"], r["from"], r["base_hash"], r["split"], r["clips"]),
             *(place.get(r["name"], len(ORDER)), r["name"]),
-            *(r["minutes"], r["steps"]),
+            *(r["minutes"], r["steps"], r["settings"]),
         ),
     )
 
 
 def groups_of(rows):
-    """{(from, to, hash of the base): its rows}, in their order."""
+    """{values of GROUP: its rows}, in their order."""
     groups = {}
     for row in rows:
-        groups.setdefault((row["from"], row["to"], row["base_hash"]), []).append(row)
+        groups.setdefault(tuple(row[key] for key in GROUP), []).append(row)
     return groups
 
 
@@ -99,21 +117,31 @@ def to_markdown(rows):
     text = [
         "# Adapters",
         "",
-        "Error through the adapter over that of the base from its own tokens: the same "
-        "clips, streamed, the same noise, one sample each; 95 % bootstrap intervals, "
-        "paired by clip. Below 1 the adapted tokens drive the face better than the "
-        "tokens that the base was trained on.",
+        "A score through the adapter over that of the base from its own tokens: the "
+        "same clips, streamed, the same noise, one sample each; 95 % bootstrap "
+        "intervals, paired by clip. Of the three errors less than 1 is better than the "
+        "tokens that the base was trained on, of `mouth_gap_r` more; `std_ratio` tells "
+        "how much more the face moves. Added: to a chunk's time at n = 20, measured "
+        "beside other work unless its card says otherwise.",
     ]
-    for (source, target, code), members in groups_of(rows).items():
+    for (source, target, code, split, clips), members in groups_of(rows).items():
         base = ", ".join(f"{m} {members[0]['base'][m]:.3f}" for m in METRICS)
         text += ["", f"## {source} before a base on {target}", ""]
-        text += [f"Base {code} from its own tokens: {base}.", ""]
-        head = ["losses", "steps", "minutes", "tokens explained"]
-        text += [_line([*head, *METRICS]), _line(["---"] * (4 + len(METRICS)))]
+        ahead = " and ".join(f"{s:g}" for s in members[0]["lookahead_s"])
+        text += [
+            f"{clips} {split} clips. The tokenizers look {ahead} s ahead, within the "
+            f"chunk. Base {code} from its own tokens: {base}.",
+            "",
+        ]
+        head = ["losses", "steps", "minutes", "tokens explained", *METRICS, "added"]
+        text += [_line([*head, "settings"]), _line(["---"] * (len(head) + 1))]
         for r in members:
             facts = [r["name"], str(r["steps"]), f"{r['minutes']:.0f}"]
             facts += [f"{100 * r['align_explained']:.0f} %"]
-            text += [_line([*facts, *(_cell(r["ratio"][m]) for m in METRICS)])]
+            facts += [_cell(r["ratio"][m]) for m in METRICS]
+            added = r["added_share"]
+            facts += ["-" if added is None else f"{100 * added:+.1f} %", r["settings"]]
+            text += [_line(facts)]
     return "\n".join(text) + "\n"
 
 
@@ -133,13 +161,13 @@ def plot(path, rows):
     }
     count = len(groups) + bool(curves)
     figure = Figure((4.6 * count, 3.6), layout="tight")
-    for k, ((source, target, code), members) in enumerate(groups.items()):
+    for k, ((source, target, code, *_), members) in enumerate(groups.items()):
         axes = figure.add_subplot(1, count, k + 1)
         _losses(axes, members)
         axes.set_title(f"{source} to {target}, base {code[:6]}", fontsize=10)
     if curves:
         axes = figure.add_subplot(1, count, count)
-        for (source, target, _), curve in curves.items():
+        for (source, target, *_), curve in curves.items():
             _curve(axes, curve, f"{source} to {target}")
         axes.set_title("data curve", fontsize=10)
         axes.legend(fontsize=7)
@@ -147,10 +175,11 @@ def plot(path, rows):
 
 
 def data_curve(members):
-    """Rows that differ in minutes alone: those of the most common (name, steps)."""
+    """Rows that differ in minutes alone, of the losses of which most there are."""
     kinds = {}
     for row in members:
-        kinds.setdefault((row["name"], row["steps"]), {})[row["minutes"]] = row
+        kind = row["name"], row["steps"], row["settings"]
+        kinds.setdefault(kind, {})[row["minutes"]] = row
     best = max(kinds.values(), key=len, default={})
     return [best[minutes] for minutes in sorted(best)]
 
