@@ -16,7 +16,7 @@ from tests import tiny_corpus
 from toktalk_jax import adapt, evaluate, models, sample
 from toktalk_jax import motion as mo
 from toktalk_jax.baselines import linear_map
-from toktalk_jax.data import builder, pipeline
+from toktalk_jax.data import builder, pipeline, windows
 from toktalk_jax.models.adapter import adapt_clip
 from toktalk_jax.tokenizers.mel_rvq import MelRVQ
 from toktalk_jax.training import (
@@ -98,7 +98,7 @@ def ready(pair, base, **changes):
             batch_size=config.batch_size,
             window_lengths=(20,),
             style_frames=(10, 30),
-            adapter_context=config.adapter.context_tokens,
+            adapter_window=(config.adapter.context_tokens, facts["chunk_tokens"]),
         )
     )
     return (
@@ -158,10 +158,10 @@ def test_losses_do_not_depend_on_the_number_of_devices(pair, base):
 def test_same_tokens_leave_nothing_to_align_or_distill(pair, base):
     """A map that copies the base's own tokens has both losses at zero."""
     state, _, parts, batch = ready(pair, base, **{"train.distill": 1.0})
-    context = parts["options"].context_tokens
-    batch["foreign"] = np.concatenate(
-        [np.zeros_like(batch["tokens"][:, :context]), batch["tokens"]], 1
-    )
+    before, after = parts["options"].context_tokens, parts["options"].chunk_tokens
+    around = [(0, 0), (before, after), (0, 0)]
+    batch["foreign"] = np.pad(batch["tokens"], around)
+    batch["foreign_offset"] = np.zeros_like(batch["foreign_offset"])
     width = batch["tokens"].shape[-1]
     kernel = jnp.zeros((3, width, width)).at[2].set(jnp.eye(width))
     copy = {"conv": {"kernel": kernel, "bias": jnp.zeros(width)}}
@@ -215,24 +215,66 @@ def test_windows_hold_the_tokens_before_them(pair, base):
         batch_size=8,
         window_lengths=(20,),
         style_frames=(10, 30),
-        adapter_context=5,
+        adapter_window=(7, 5),
     )
-    early = 0
+    early, offsets = 0, set()
     for _ in range(4):
         batch = next(batches)
-        assert batch["foreign"].shape[1] == 15
+        assert batch["foreign"].shape[1] == 7 + 10 + 5
         for row in range(8):
             first = batch["motion"][row, 0]
             (clip,) = (c for c in clips if (c.motion == first).all(1).any())
             at = int(np.flatnonzero((clip.motion == first).all(1))[0]) // 2
-            inside = np.arange(at - 5, at + 10)
-            wanted = np.zeros((15, 512), np.float32)
+            # Chunks of five begin where a stream's do.
+            inside = np.arange(at - at % 5 - 7, at - at % 5 + 15)
+            wanted = np.zeros((22, 512), np.float32)
             there = (inside >= 0) & (inside < 20)
             wanted[there] = clip.foreign[inside[there]]
             np.testing.assert_array_equal(batch["foreign"][row], wanted)
             np.testing.assert_array_equal(batch["foreign_mask"][row], inside >= 0)
+            assert batch["foreign_offset"][row] == at % 5
             early += at < 5
-    assert early
+            offsets.add(at % 5)
+    assert early and len(offsets) > 1
+
+
+def test_the_loss_sees_the_tokens_that_a_stream_makes(trained, pair, base):
+    """Wherever a window begins: by its alignment loss, of the clip's own chunks."""
+    config = settings(pair)
+    data, facts, mean, std = adapt._open(config, base)
+    clip = adapt.paired(data.clips, mean, std, 0, 0)[0]
+    spec = adapters.spec(adapters.load(trained[0]), base)
+    n, c = spec.context_tokens, facts["chunk_tokens"]
+    whole = adapt_clip(
+        *(spec.model, spec.params),
+        np.pad(clip.foreign, [(n, 0), (0, 0)])[None],
+        (np.arange(n + 20) >= n)[None],
+        *(c, n),
+    )[0]
+    networks = models.build(base.config["model"], base.config["style"])
+    options = adapt._options(settings(pair, **{"train.flow": 0.0}), c)
+    for start in (0, 6, 14):
+        first = start // 2
+        row = windows.row(
+            *([clip], {clip.speaker_id: 0}, windows.same_speaker([clip]), 0, 20),
+            **{"seed": 0, "style_frames": (10, 30), "style_reference": "same_window"},
+            **{"blocks": (10,), "adapter_window": (n, c)},
+        )
+        row |= windows._target(clip, start, start + 20, 20)
+        row |= windows._foreign(clip, start, 20, (n, c))
+        batch = {k: np.asarray(v)[None, None] for k, v in row.items()}
+        run = lambda b: adapter_steps.losses(  # noqa: E731
+            spec.params,
+            base.params,
+            b,
+            jax.random.key(0),
+            models=(*networks, spec.model),
+            weights=np.ones(mo.F),
+            options=options,
+        )[1]["align"]
+        found = jax.vmap(run, axis_name="batch")(batch)
+        wanted = np.square(whole - clip.tokens)[first : first + 10].mean()
+        np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
 
 def test_a_run_leaves_its_card_and_resumes(trained, pair, tiny_run, tmp_path):

@@ -110,13 +110,14 @@ def test_every_adapter_config_builds(arg):
     B, T, n = 2, max(config.train.window_frames), config.adapter.context_tokens
 
     def loss():
-        foreign = jnp.zeros((B, n + T // 2, 96))
+        foreign = jnp.zeros((B, n + T // 2 + 5, 96))
         params = network.init(jax.random.key(0), foreign)["params"]
         batch = dict(
             motion=jnp.zeros((B, T, mo.F)),
             tokens=jnp.zeros((B, T // 2, 512)),
             foreign=foreign,
             foreign_mask=jnp.ones(foreign.shape[:2], bool),
+            foreign_offset=jnp.zeros(B, jnp.int32),
             mask=jnp.ones((B, T), bool),
             style=jnp.zeros((B, 50, mo.F)),
             style_mask=jnp.ones((B, 50), bool),

@@ -125,10 +125,8 @@ def _train(config, bundle, workdir, asked, traced):
             options=_options(config, facts["chunk_tokens"]),
         )
     )
-    batches = make_batches(
-        *(config, clips, int(state.step)),
-        adapter_context=config.adapter.context_tokens,
-    )
+    window = config.adapter.context_tokens, facts["chunk_tokens"]
+    batches = make_batches(config, clips, int(state.step), adapter_window=window)
     log = logs.opened(workdir, config, int(state.step))
     with contextlib.closing(checkpointer), log as writer:
         if not config.total_steps:  # the closed-form map, or none at all

@@ -40,7 +40,7 @@ def batches(
     style_frames=STYLE_FRAMES,
     style_reference="same_clip",
     block_sizes=BLOCK_SIZES,
-    adapter_context=None,
+    adapter_window=None,
     process_index=0,
     process_count=1,
 ):
@@ -55,16 +55,17 @@ def batches(
       style_reference: "same_clip" (disjoint from the target; another clip of the
         speaker when there is no room), "same_window" or "same_speaker".
       block_sizes: attention blocks to draw from, each at a random even phase.
-      adapter_context: tokens before the window that the foreign ones begin at; None
-        leaves the foreign tokens out.
+      adapter_window: (n, c), tokens before a chunk and of a chunk of the adapter; T
+        is a multiple of 2 c. None leaves the foreign tokens out.
 
     Returns:
       Iterator of dicts of NumPy: motion [B, T, 56] f32 z-scores, tokens [B, T / 2, A]
       f32, mask [B, T], style [B, R, 56], style_mask [B, R], block_id [B, T] int32,
       index [B] int32, the global example index step * B + i, speaker [B] int32, a
-      place in `windows.speakers`; with `adapter_context` n also foreign
-      [B, n + T / 2, A'] f32 and foreign_mask [B, n + T / 2], False before the clip
-      begins.
+      place in `windows.speakers`; with `adapter_window` also foreign
+      [B, n + T / 2 + c, A'] f32, which begins n tokens before the chunk that the
+      window begins in, foreign_mask [B, n + T / 2 + c], False before the clip begins,
+      and foreign_offset [B] int32, tokens of that chunk before the window.
 
     Raises:
       ValueError: settings that no batch can be made of, at once.
@@ -101,14 +102,14 @@ def batches(
                 style_frames=style_frames,
                 style_reference=style_reference,
                 blocks=block_sizes,
-                adapter_context=adapter_context,
+                adapter_window=adapter_window,
             )
             for index in range(first, first + share)
         ]
         return [np.stack([row[key] for row in rows]) for key in kinds]
 
     kinds = windows.KINDS
-    if adapter_context is not None:
+    if adapter_window is not None:
         kinds = kinds | windows.PAIRED
     steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
     types = list(kinds.values())

@@ -24,7 +24,7 @@ KINDS = {
     "index": "int32",
     "speaker": "int32",
 }
-PAIRED = {"foreign": "float32", "foreign_mask": "bool"}
+PAIRED = {"foreign": "float32", "foreign_mask": "bool", "foreign_offset": "int32"}
 _LENGTH, _ROW, _EPOCH = 0, 1, 2  # streams of random numbers under one seed
 
 
@@ -104,7 +104,7 @@ def row(
     style_frames,
     style_reference,
     blocks,
-    adapter_context=None,
+    adapter_window=None,
 ):
     """One training example, drawn from (seed, index).
 
@@ -117,12 +117,13 @@ def row(
       style_frames: shortest and longest style reference; the longest is R.
       style_reference: "same_clip", "same_window" or "same_speaker".
       blocks: sizes of attention blocks to draw from; None is one block.
-      adapter_context: foreign tokens before the window; None leaves them all out.
+      adapter_window: (tokens before a chunk, of a chunk) of the adapter; None leaves
+        the foreign tokens out.
 
     Returns:
       dict of motion [T, 56], tokens [T / 2, A], mask [T], style [R, 56],
-      style_mask [R], block_id [T] int32, index and speaker int32, and foreign and
-      foreign_mask as `pipeline.batches` has them.
+      style_mask [R], block_id [T] int32, index and speaker int32, and foreign,
+      foreign_mask and foreign_offset as `pipeline.batches` has them.
     """
     epoch, place = divmod(index, len(clips))
     chosen = int(epoch_order(seed, epoch, len(clips))[place])
@@ -149,7 +150,7 @@ def row(
     style = clips[source].motion[first:last]
     return {
         **_target(clip, start, stop, window),
-        **_foreign(clip, start, window, adapter_context),
+        **_foreign(clip, start, window, adapter_window),
         "style": _padded(style, style_frames[1]),
         "style_mask": np.arange(style_frames[1]) < len(style),
         "block_id": _block_id(rng, window, blocks),
@@ -168,18 +169,27 @@ def _target(clip, start, stop, window):
     }
 
 
-def _foreign(clip, start, window, context):
-    """Foreign tokens of a window and of `context` tokens before it."""
-    if context is None:
+def _foreign(clip, start, window, adapter_window):
+    """Foreign tokens of the chunks that a window lies in, and of the context before.
+
+    Chunks stand where a stream's do, at multiples of their size from the clip's first
+    token: a tokenizer that is encoded chunk by chunk knows more early in a chunk.
+    """
+    if adapter_window is None:
         return {}
-    first = start // mo.FRAMES_PER_TOKEN
-    last = first + window // mo.FRAMES_PER_TOKEN
-    missing = max(context - first, 0)
-    found = clip.foreign[max(first - context, 0) : last]
+    context, chunk = adapter_window
+    offset = start // mo.FRAMES_PER_TOKEN % chunk
+    first = start // mo.FRAMES_PER_TOKEN - offset - context
+    count = context + window // mo.FRAMES_PER_TOKEN + chunk
+    missing = max(-first, 0)
+    found = clip.foreign[max(first, 0) : first + count]
     tokens = np.concatenate([np.zeros((missing, found.shape[1])), found])
-    # A stream goes on after its clip, with tokens of the mean.
-    mask = np.arange(context + window // mo.FRAMES_PER_TOKEN) >= missing
-    return {"foreign": _padded(tokens, len(mask)), "foreign_mask": mask}
+    return {
+        "foreign": _padded(tokens, count),
+        # A stream goes on after its clip, with tokens of the mean.
+        "foreign_mask": np.arange(count) >= missing,
+        "foreign_offset": np.int32(offset),
+    }
 
 
 def _draw_span(rng, spans, style_frames):

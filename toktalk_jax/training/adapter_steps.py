@@ -47,7 +47,7 @@ def losses(adapter, base, batch, key, *, models, weights, options):
 
     Args:
       adapter: its params; base: {"velocity", "style"}.
-      batch: `data.pipeline.batches` with `adapter_context`.
+      batch: `data.pipeline.batches` with `adapter_window`.
       models: (VelocityField, StyleEncoder, Adapter).
       weights: [F] weight of each coefficient, 0 where it is dead.
     """
@@ -58,6 +58,9 @@ def losses(adapter, base, batch, key, *, models, weights, options):
         *(adapter_model, adapter, batch["foreign"], batch["foreign_mask"]),
         *(options.chunk_tokens, options.context_tokens),
     )
+    inside = jnp.arange(batch["tokens"].shape[1])[None]
+    inside = batch["foreign_offset"][:, None] + inside
+    adapted = jnp.take_along_axis(adapted, inside[..., None], 1)
     x0 = flow.rowwise_normal(key_noise, index, x1.shape[1:])
     t = flow.stratified_times(key_t, index % options.batch_size, options.batch_size)
     vector, _ = style_model.apply(
