@@ -11,8 +11,11 @@ import pytest
 import soundfile
 
 from tests import test_corpora, tiny_corpus
+from toktalk_jax import inputs, sample
 from toktalk_jax import motion as mo
 from toktalk_jax.data import pipeline
+from toktalk_jax.evaluation import predict
+from toktalk_jax.training import checkpoints
 from tools import export_sources, export_tokens
 
 
@@ -31,6 +34,8 @@ def test_command_line_errors(tmp_path, monkeypatch):
     assert "needs --source" in run_tool("--corpus", "grid", *common)
     lyra = ("--corpus", "performer", "--tokenizer", "lyra", *out)
     assert "--weights FOLDER" in run_tool(*lyra)
+    second = ("--corpus", "performer", *common, "--foreign", "lyra")
+    assert "--foreign_weights FOLDER" in run_tool(*second)
     assert "soundstream_encoder" in run_tool(*lyra, "--weights", tmp_path)
     monkeypatch.setattr(export_tokens, "SHIPPED_STATE", tmp_path / "none.npz")
     message = run_tool("--corpus", "performer", *common)
@@ -204,3 +209,43 @@ def test_corpora_on_disk_by_name(tmp_path, corpus):
     joint = "root" if corpus == "hdtf_tfhp" else "neck"
     assert data.metadata["head_joint"] == joint
     assert data.clips[0].emotion == (2 if corpus == "ravdess" else -1)
+
+
+def test_speech_without_faces_gets_those_of_a_model(tiny_run, tmp_path, capsys):
+    """What an adapter is distilled on; cut, split by file, and resumable like any."""
+    source = tmp_path / "speech"
+    for k, seconds in enumerate((1.6, 1.2, 21.0, 1.6)):
+        path = source / f"anna/{k}.flac"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        wave = np.resize(tiny_corpus.clip(k, 40).audio, int(seconds * mo.SAMPLE_RATE))
+        soundfile.write(path, wave, mo.SAMPLE_RATE)
+    soundfile.write(source / "short.wav", wave[:3200], mo.SAMPLE_RATE)
+    (source / "broken.wav").write_bytes(b"no sound")
+    tiny_corpus.tokenizer(1).save(tmp_path / "other.npz")
+    common = ["--corpus", "sound", "--source", str(source), "--tokenizer", "mel_rvq"]
+    common += ["--tokenizer_state", str(tiny_run / "tokenizer_state.npz")]
+    common += ["--foreign", "mel_rvq", "--foreign_state", str(tmp_path / "other.npz")]
+    common += ["--with_audio", "--out", str(tmp_path / "d"), "--seed", "3"]
+    assert "needs --faces_of" in run_tool(*common)
+    export_tokens.main([*common, "--faces_of", str(tiny_run)])
+    facts = json.loads((tmp_path / "d/metadata.json").read_text())
+    bundle = checkpoints.load(tiny_run)
+    assert facts["faces_of"] == bundle.meta["hash"] and facts["skipped"] == 2
+    clips = [
+        clip
+        for split in ("train", "validation", "test")
+        for clip in pipeline.evaluation_clips(tmp_path / "d", split, stats=bundle.stats)
+    ]
+    names = [f"anna/{k}.flac/000" for k in range(4)] + ["anna/2.flac/001"]
+    assert sorted(clip.clip_id for clip in clips) == sorted(names)
+    assert {(clip.speaker_id, clip.corpus) for clip in clips} == {("anna", "sound")}
+    sampler = sample.make_sampler(bundle)
+    own = inputs.load_tokenizer(bundle)
+    style = np.zeros((1, bundle.config["style"]["width"]), np.float32)
+    for clip in clips:
+        key = predict.clip_keys([clip], 3)[0]
+        sound = clip.audio.astype(np.float32) / 32768
+        wanted, _ = sample.stream_audio(sampler, own, sound, key, style)
+        assert abs(len(wanted) - len(clip.motion)) <= 1
+        count = min(len(wanted), len(clip.motion)) // 10 * 10
+        np.testing.assert_allclose(clip.motion[:count], wanted[:count], atol=1e-3)

@@ -5,9 +5,11 @@ An entry of `CORPORA` takes the parsed arguments and the head, and gives (read, 
 """
 
 import dataclasses
+import functools
 import hashlib
 import pathlib
 
+import numpy as np
 from tqdm import tqdm
 
 from toktalk_jax import motion as mo
@@ -174,6 +176,62 @@ def tracked_corpus(args, head):
     return read, facts
 
 
+def sound_corpus(args, head):
+    """(read, facts) of speech without faces: those of --faces_of are drawn for it."""
+    from toktalk_jax.data.corpora import sound
+    from toktalk_jax.flame.assets import head_of
+    from toktalk_jax.inputs import load_tokenizer
+    from toktalk_jax.sample import make_sampler
+    from toktalk_jax.training import checkpoints
+
+    if not args.faces_of:
+        raise ValueError(
+            "--corpus sound needs --faces_of, the trained model whose faces it gets: "
+            "a run, a bundle or a shipped name such as small"
+        )
+    bundle = checkpoints.load(args.faces_of)
+    checkpoints.expect_toktalk(bundle)
+    head_of(bundle.dataset, "" if head.name == "stand_in" else args.head)
+    facts = {"split_rule": "by file, seeded", "source_fps": mo.FPS}
+    facts |= {"source": _fingerprint(_source(args)), "faces_of": bundle.meta["hash"]}
+    facts["head_joint"] = bundle.dataset.get("head_joint", "neck")
+
+    def read(on_skip, each=iter):
+        tools = load_tokenizer(bundle, args.weights), make_sampler(bundle)
+        act = functools.partial(_act, bundle, *tools, seed=args.seed)
+        return sound.read(_source(args), act, on_skip, each)
+
+    return read, facts
+
+
+def _act(bundle, tokenizer, sampler, clips, seed):
+    """The clips with a sample of a model, without style, as their motion."""
+    from toktalk_jax.data.dataset import Clip
+    from toktalk_jax.evaluation import predict
+
+    heard = []
+    for clip in clips:
+        tokens = mo.to_token_rate(tokenizer.embed(clip.audio), tokenizer.rate_hz)
+        frames = min(
+            mo.FRAMES_PER_TOKEN * len(tokens),
+            -(-len(clip.audio) // mo.SAMPLES_PER_FRAME),
+        )
+        heard.append(
+            Clip(
+                **{name: getattr(clip, name) for name in ("clip_id", "speaker_id")},
+                corpus=clip.corpus,
+                motion=np.zeros((frames, mo.F), np.float32),
+                tokens=bundle.stats.standardise(tokens),
+                shape=clip.shape,
+                codes=None,
+            )
+        )
+    styles = np.zeros((len(clips), bundle.config["style"]["width"]), np.float32)
+    acted = predict.streamed(sampler, heard, styles, seed=seed)
+    pairs = zip(clips, acted, strict=True)
+    return [dataclasses.replace(clip, motion=motion) for clip, motion in pairs]
+
+
 def _performed(clips, styles, seed, on_skip):
     """The same sound, acted by the performer in one of `styles` styles.
 
@@ -219,4 +277,5 @@ CORPORA = {
     "ravdess": ravdess_corpus,
     "facegood": facegood_corpus,
     "tracked": tracked_corpus,
+    "sound": sound_corpus,
 }

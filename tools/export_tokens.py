@@ -37,7 +37,7 @@ from tools.export_sources import CORPORA, TRACKED
 STATE, FOREIGN_STATE = "tokenizer_state.npz", "foreign_state.npz"
 SHIPPED_STATE = pathlib.Path(toktalk_jax.__file__).parent / "checkpoints/small" / STATE
 PATHS = ("out", "source", "weights", "foreign_weights", "foreign_state", "head")
-PATHS += ("landmark_map", "tokenizer_state")
+PATHS += ("landmark_map", "tokenizer_state", "faces_of")
 FIT_TOKENS = 20_000  # fewer leave most rows of the later codebooks unused
 DEAD_METRES = 1e-5
 
@@ -250,7 +250,7 @@ def parser():
         "--corpus",
         required=True,
         help="performer | grid | grid:words (held-out words) | hdtf_tfhp | ravdess | "
-        "facegood | tracked (of tools/track_video.py)",
+        "facegood | tracked (of tools/track_video.py) | sound (any speech)",
     )
     p.add_argument("--source", default="", help="folder of the corpus on disk")
     p.add_argument("--tokenizer", required=True, choices=sorted(load.NAMES))
@@ -300,7 +300,14 @@ def parser():
         default="",
         help="folder that keeps fitted faces (default: fit_cache beside --out)",
     )
-    p.add_argument("--seed", type=int, default=0, help="of performer and augmentation")
+    p.add_argument(
+        "--faces_of",
+        default="",
+        help="model that makes the faces of speech that has none (sound)",
+    )
+    p.add_argument(
+        "--seed", type=int, default=0, help="of performer, augmentation and --faces_of"
+    )
     p.add_argument("--head", default="", help="FLAME file, or stand_in")
     p.add_argument(
         "--landmark_map",
