@@ -341,6 +341,22 @@ def test_one_training_sampled_otherwise_is_paired_by_seed():
         intervals.paired(scores, scores[:1], "lve_mm", same_seeds=True)
 
 
+def test_a_claim_that_does_not_hold_says_why():
+    lines = [line("low", 0.8), line("high", 1.0)]
+    claim = {"claim": "c", "metric": "lve_mm", "why": {"reversed": "Too few steps."}}
+    good, bad = (
+        check_claim(lines, {**claim, "better": better, "worse": worse})
+        for better, worse in (("low", "high"), ("high", "low"))
+    )
+    text = table_text.to_markdown(3, lines, [good, bad])
+    assert "- c, `lve_mm`, high against low: reversed. Too few steps." in text
+    assert text.count("Too few steps") == 1
+    del bad["why"]
+    text = table_text.to_markdown(3, lines, [bad])
+    assert "high against low: reversed. Why is not known." in text
+    assert "What does not hold" not in table_text.to_markdown(3, lines, [good])
+
+
 def test_lines_that_are_not_alike_are_not_compared():
     lines = [line("low", 0.5), line("high", 1.0)]
     lines += [

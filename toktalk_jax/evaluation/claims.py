@@ -9,7 +9,8 @@ def check_claim(lines, claim):
     Args:
       claim: {"claim": words, "metric", "better": label, "worse": label}, or, of a
         number measured beside the scores, {"claim", "metric", "better": label,
-        "at_least": bound}, which holds if it does for every seed.
+        "at_least": bound}, which holds if it does for every seed. Either may have a
+        "why": {verdict: words}, what is known of a verdict's cause.
 
     Returns:
       the claim with "difference", better minus worse, paired by clip (and by seed,

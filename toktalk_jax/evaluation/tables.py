@@ -206,7 +206,19 @@ def _claims(claims):
         alone += (
             " Of a bound: the mean over seeds less the bound [least, largest seed]."
         )
-    return [*report.grid(head, body), "", alone]
+    return [*report.grid(head, body), "", alone, *_whys(claims)]
+
+
+def _whys(claims):
+    """A line for every claim that was asked and does not hold: why, as far as known."""
+    lines = [
+        f"- {claim['claim']}, `{claim['metric']}`, {claim['better']} against "
+        f"{claim.get('worse', 'its bound')}: {claim['verdict']}. "
+        + claim.get("why", {}).get(claim["verdict"], "Why is not known.")
+        for claim in claims
+        if claim["verdict"] not in ("holds", "not run")
+    ]
+    return ["", "What does not hold, and why:", "", *lines] if lines else []
 
 
 def _origins(lines):
