@@ -160,13 +160,15 @@ def plot(path, rows):
         if len(curve := data_curve(found)) > 1
     }
     count = len(groups) + bool(curves)
-    figure = Figure((4.6 * count, 3.6), layout="tight")
+    wide = min(count, 3)
+    deep = -(-count // wide)
+    figure = Figure((4.6 * wide, 3.6 * deep), layout="tight")
     for k, ((source, target, code, *_), members) in enumerate(groups.items()):
-        axes = figure.add_subplot(1, count, k + 1)
+        axes = figure.add_subplot(deep, wide, k + 1)
         _losses(axes, members)
         axes.set_title(f"{source} to {target}, base {code[:6]}", fontsize=10)
     if curves:
-        axes = figure.add_subplot(1, count, count)
+        axes = figure.add_subplot(deep, wide, count)
         for (source, target, *_), curve in curves.items():
             _curve(axes, curve, f"{source} to {target}")
         axes.set_title("data curve", fontsize=10)
