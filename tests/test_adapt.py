@@ -27,7 +27,7 @@ from toktalk_jax.training import (
     parallel,
     steps,
 )
-from tools import compare_adapters
+from tools import bench_adapter, compare_adapters
 
 
 def export(out, tiny_dataset, foreign, change=lambda clip: clip):
@@ -481,6 +481,23 @@ def test_an_adapter_ships_with_its_card(trained, tmp_path):
         ship_adapter.main(
             ["--workdir", str(tmp_path), "--name", "x", "--data", "", "--out", "y"]
         )
+
+
+def test_the_bench_measures_a_chunk_with_and_without(
+    trained, tiny_run, tmp_path, capsys
+):
+    out = tmp_path / "b.json"
+    args = ["--base", str(tiny_run), "--adapter", str(trained[0]), "--rounds", "3"]
+    bench_adapter.main([*args, "--json", str(out)])
+    found = json.loads(out.read_text())
+    assert found["chunk_ms"] > 0 and found["from"] == "mel_rvq"
+    low, high = found["added_between"]
+    assert low <= found["added_share"] <= high
+    assert "added, paired by round" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="trained for a base with weights"):
+        bench_adapter.main(["--base", "small", *args[2:]])
+    with pytest.raises(SystemExit, match="--rounds is 1"):
+        bench_adapter.main([*args[:4], "--rounds", "1"])
 
 
 def test_rows_of_adapters_are_kept_and_drawn(trained, tmp_path):
