@@ -126,11 +126,11 @@ def to_markdown(rows):
     ]
     for (source, target, code, split, clips), members in groups_of(rows).items():
         base = ", ".join(f"{m} {members[0]['base'][m]:.3f}" for m in METRICS)
-        text += ["", f"## {source} before a base on {target}", ""]
+        text += ["", f"## {source} before a base on {target}, {code}", ""]
         ahead = " and ".join(f"{s:g}" for s in members[0]["lookahead_s"])
         text += [
             f"{clips} {split} clips. The tokenizers look {ahead} s ahead, within the "
-            f"chunk. Base {code} from its own tokens: {base}.",
+            f"chunk. The base from its own tokens: {base}.",
             "",
         ]
         head = ["losses", "steps", "minutes", "tokens explained", *METRICS, "added"]
