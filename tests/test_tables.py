@@ -363,7 +363,7 @@ def test_lines_that_are_not_alike_are_not_compared():
         line("acted", 1.0, corpus="acted"),
         line("else", 1.0, regions={"lips": ""}),
     ]
-    lines.append(line("reworded", 1.0, definitions={"lve_mm": ["mm", "low", "once"]}))
+    lines.append(line("reworded", 1.0, redefined={"lve_mm": ["mm", "low", "once"]}))
     elsewhere = {f"other{i}": s for i, s in enumerate(lines[1].rows[0].scores.values())}
     lines.append(line("clips", 1.0, scores=elsewhere))
     claim = {"claim": "c", "metric": "lve_mm", "better": "low"}
@@ -382,17 +382,16 @@ def test_lines_that_are_not_alike_are_not_compared():
 
 def test_a_row_keeps_the_definitions_it_was_scored_by(tmp_path):
     old = {"lve_mm": ["mm", "low", "something else"], "gone": ["", "high", "whatever"]}
-    made = line("ours", 1.0, definitions=old).rows[0]
+    made = line("ours", 1.0, redefined=old).rows[0]
     results.write_row(tmp_path, made)
     (kept,) = results.load_rows(tmp_path)
-    assert kept.redefined() == ["gone", "lve_mm"]
-    assert kept.definitions["lve_mm"] == old["lve_mm"]
+    assert kept.redefined == old
     text = table_text.to_markdown(3, [table_text.Line("ours", "", (kept,))])
     assert f"- ours, seed 0: gone, lve_mm; remove {kept.hash()}.json" in text
     today = line("ours", 1.0).rows[0]
     results.write_row(tmp_path, today)
     (kept,) = results.load_rows(tmp_path)
-    assert kept.definitions and not kept.redefined()
+    assert kept == today
     text = table_text.to_markdown(3, [table_text.Line("ours", "", (kept,))])
     assert "other definitions" not in text
 

@@ -65,7 +65,7 @@ def _comparable(ours, theirs, metric):
     rows = (*ours, *theirs)
     clips = set.intersection(*(set(row.scores) for row in rows))
     today = metrics.DEFINITIONS[metric]
-    meant = {tuple(row.definitions.get(metric, today)) for row in rows}
+    meant = {tuple(row.redefined.get(metric, today)) for row in rows}
     same = len(meant) == 1 and all(report.alike(a, b) for a in ours for b in theirs)
     return bool(clips) and same
 

@@ -18,7 +18,7 @@ from toktalk_jax.training.logs import write_whole
 
 # What a row is: the same identity overwrites, another identity never does.
 IDENTITY = ("name", "config_hash", "dataset_hash", "weights", "seed")
-_LATER = ("key", "measured", "definitions")  # fields that older rows may lack
+_LATER = ("key", "measured")  # fields that rows written before them lack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Row:
       note: look-ahead, context, anything a reader must know.
       key: what a table finds the row by ("": the row belongs to none).
       measured: {name: number} beside the scores: milliseconds on `device`, or others.
-      definitions: {metric: `metrics.DEFINITIONS` as they were when a row that was read
-        was scored}; {}: today's.
+      redefined: {metric: its definition when the row was scored}, of those that
+        `metrics.DEFINITIONS` now has otherwise.
     """
 
     name: str
@@ -60,15 +60,7 @@ class Row:
     note: str = ""
     key: str = ""
     measured: dict = dataclasses.field(default_factory=dict)
-    definitions: dict = dataclasses.field(default_factory=dict)
-
-    def redefined(self):
-        """Names of metrics, sorted, that this row was scored by in other words."""
-        return sorted(
-            metric
-            for metric, words in self.definitions.items()
-            if list(words) != list(metrics.DEFINITIONS.get(metric, ()))
-        )
+    redefined: dict = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def values(self):
@@ -136,9 +128,8 @@ def to_json(row, with_scores=True):
         metric: {kind: value._asdict() for kind, value in found.items()}
         for metric, found in row.over_samples.items()
     }
-    fields["definitions"] = {m: metrics.DEFINITIONS[m] for m in values} | {
-        m: row.definitions[m] for m in row.redefined()
-    }
+    today = {metric: metrics.DEFINITIONS[metric] for metric in values}
+    fields["definitions"] = today | fields.pop("redefined")
     if with_scores:
         fields["scores"] = scores
     return fields
@@ -174,9 +165,15 @@ def load_rows(directory):
 def _load(path):
     try:
         stored = json.loads(path.read_text())
-        needed = [f.name for f in dataclasses.fields(Row) if f.name not in _LATER]
+        optional = (*_LATER, "redefined")
+        needed = [f.name for f in dataclasses.fields(Row) if f.name not in optional]
         fields = {name: stored[name] for name in needed}
         fields |= {name: stored[name] for name in _LATER if name in stored}
+        fields["redefined"] = {
+            metric: words
+            for metric, words in stored.get("definitions", {}).items()
+            if list(words) != list(metrics.DEFINITIONS.get(metric, ()))
+        }
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
         raise ValueError(f"{path} is not a row of results: {error}") from error
     except KeyError as error:

@@ -159,11 +159,11 @@ def _missing(lines):
 def _redefined(lines):
     """Rows whose metrics have been defined anew since: key and inputs do not tell."""
     return [
-        f"- {line.label}, seed {row.seed}: {', '.join(row.redefined())}; remove "
+        f"- {line.label}, seed {row.seed}: {', '.join(sorted(row.redefined))}; remove "
         f"{row.hash()}.json and the table makes the row again"
         for line in lines
         for row in line.rows
-        if row.redefined()
+        if row.redefined
     ]
 
 
