@@ -26,6 +26,7 @@ from toktalk_jax.data import augment
 from toktalk_jax.evaluation import predict
 from toktalk_jax.sample import make_sampler
 from toktalk_jax.train import (
+    check_least,
     check_run,
     define_run_flags,
     make_batches,
@@ -238,7 +239,7 @@ def check_config(config, bundle):
 
 def _check_sizes(config):
     a = config.adapter
-    for name, value, least in (
+    check_least(
         ("adapter.width", a.width, 4),
         ("adapter.depth", a.depth, 1),
         ("adapter.heads", a.heads, 1),
@@ -246,9 +247,7 @@ def _check_sizes(config):
         ("adapter.context_tokens", a.context_tokens, 0),
         ("minutes", config.minutes, 0),
         ("report_clips", config.report_clips, 0),
-    ):
-        if value < least:
-            raise ValueError(f"config.{name} is {value}; expected at least {least}")
+    )
     if a.width % 2 or a.width % a.heads:
         raise ValueError(
             f"config.adapter.width is {a.width}; expected an even multiple of "

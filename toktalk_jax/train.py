@@ -190,7 +190,7 @@ def check_settings(config):
 def check_run(config):
     """The part of `check_config` that every training shares, the adapter's too."""
     t, k = config.train, config.keep
-    for name, value, least in (
+    check_least(
         ("total_steps", config.total_steps, 0),
         ("log_every", config.log_every, 1),
         ("save_every", config.save_every, 1),
@@ -199,9 +199,7 @@ def check_run(config):
         ("keep.best", k.best, 0),
         ("validation.clips", config.validation.clips, 0),
         ("train.warmup_steps", t.warmup_steps, 0),
-    ):
-        if value < least:
-            raise ValueError(f"config.{name} is {value}; expected at least {least}")
+    )
     for name in ("learning_rate", "clip_norm"):
         if not t[name] > 0:
             raise ValueError(f"config.train.{name} is {t[name]}; expected above 0")
@@ -215,6 +213,13 @@ def check_run(config):
             f"{k.metric!r}) and config.validation.clips (is {config.validation.clips})"
         )
     optim.learning_rate(t.learning_rate, t.warmup_steps, config.total_steps, t.decay)
+
+
+def check_least(*settings):
+    """Refuse the first of (key, value, least) whose value is under its least."""
+    for name, value, least in settings:
+        if value < least:
+            raise ValueError(f"config.{name} is {value}; expected at least {least}")
 
 
 def main(argv):
