@@ -238,12 +238,14 @@ def test_speech_without_faces_gets_those_of_a_model(tiny_run, tmp_path, capsys):
     ]
     names = [f"anna/{k}.flac/000" for k in range(4)] + ["anna/2.flac/001"]
     assert sorted(clip.clip_id for clip in clips) == sorted(names)
-    assert {(clip.speaker_id, clip.corpus) for clip in clips} == {("anna", "sound")}
+    assert {(clip.speaker_id, clip.corpus) for clip in clips} == {
+        ("speech/anna", "sound")
+    }
     sampler = sample.make_sampler(bundle)
     own = inputs.load_tokenizer(bundle)
     style = np.zeros((1, bundle.config["style"]["width"]), np.float32)
     for clip in clips:
-        key = predict.clip_keys([clip], 3)[0]
+        key = predict.clip_keys([clip], 3, export_sources.ACTED)[0]
         sound = clip.audio.astype(np.float32) / 32768
         wanted, _ = sample.stream_audio(sampler, own, sound, key, style)
         assert abs(len(wanted) - len(clip.motion)) <= 1

@@ -105,16 +105,7 @@ class Sampler:
         # Motion, tokens and style enter the network side by side.
         first = params["down_0"]["residual"]["block1"]["conv"]["kernel"]
         self.style_width = first.shape[1] - mo.F - len(stats.token_mean)
-        field, unpack_field = _packed(params)
-        before, unpack_adapter = (), None
-        if adapter:
-            before, unpack_adapter = layers.pack(adapter.params)
-
-        def unpack(packed):
-            """(parameters of the field, of the adapter or None)."""
-            field, before = packed
-            return unpack_field(field), adapter and unpack_adapter(before)
-
+        (field, before), unpack = _weights(params, adapter)
         self.plan = chunk.Plan(
             model.clone(stacked=False),
             unpack,
@@ -317,6 +308,16 @@ class Sampler:
                 f"tokens hold {count} NaN or Inf values; nothing was solved"
             )
         return tokens
+
+
+def _weights(params, adapter):
+    """((packed weights of the field, of the adapter), what unpacks such a pair)."""
+    field, unpack_field = _packed(params)
+    before, unpack_adapter = (), lambda _: None
+    if adapter:
+        before, unpack_adapter = layers.pack(adapter.params)
+    unpack = lambda pair: (unpack_field(pair[0]), unpack_adapter(pair[1]))  # noqa: E731
+    return (field, before), unpack
 
 
 def _packed(params):

@@ -204,6 +204,10 @@ def sound_corpus(args, head):
     return read, facts
 
 
+# Which sample of a model the faces are: one that no score of it draws again.
+ACTED = 1 << 20
+
+
 def _act(bundle, tokenizer, sampler, clips, seed):
     """The clips with a sample of a model, without style, as their motion."""
     from toktalk_jax.data.dataset import Clip
@@ -227,7 +231,7 @@ def _act(bundle, tokenizer, sampler, clips, seed):
             )
         )
     styles = np.zeros((len(clips), bundle.config["style"]["width"]), np.float32)
-    acted = predict.streamed(sampler, heard, styles, seed=seed)
+    acted = predict.streamed(sampler, heard, styles, seed=seed, sample=ACTED)
     pairs = zip(clips, acted, strict=True)
     return [dataclasses.replace(clip, motion=motion) for clip, motion in pairs]
 

@@ -33,7 +33,7 @@ def read(source, act, on_skip=lambda clip_id, reason: None, each=iter):
     Raises:
       FileNotFoundError: no sound file. ValueError: fewer than three: none is held out.
     """
-    source = pathlib.Path(source)
+    source = pathlib.Path(source).resolve()
     files = {
         path.relative_to(source).as_posix(): path
         for path in sorted(source.rglob("*"))
@@ -60,7 +60,7 @@ def read(source, act, on_skip=lambda clip_id, reason: None, each=iter):
                     continue
                 yield RawClip(
                     clip_id=f"{name}/{k:03d}",
-                    speaker_id=str(pathlib.PurePosixPath(name).parent),
+                    speaker_id=str(pathlib.PurePosixPath(source.name, name).parent),
                     corpus="sound",
                     split=of_file[name],
                     audio=part,
