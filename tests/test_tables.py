@@ -84,6 +84,8 @@ def test_a_table_trains_what_is_missing(filled):
     assert len(ours["rows"]) == 2 and len(ridge["rows"]) == len(still["rows"]) == 1
     assert ours["paper"] == list(paper.TABLE_3.rows["TokTalk w/ style"])
     assert ours["measured"][0]["T_animation_ms"] > 0
+    assert {"boundary_excess", "boundary_excess_whole"} <= set(ours["metrics"])
+    assert "boundary_excess_whole" not in ridge["metrics"]  # there is no such control
     assert absent["reason"] == "not here" and not absent["metrics"]
     verdicts = [claim["verdict"] for claim in table["claims"]]
     assert verdicts[0] in ("holds", "reversed", "not resolved")
@@ -182,6 +184,30 @@ def test_probes_come_to_a_kept_row_when_its_dataset_has_sound(
     again = fill([runs])
     assert again.measured == {"probe A": 0.5} and again.key == first.key
     assert again.note.endswith("undefined: probe B")
+
+
+def test_a_kept_row_of_other_data_counts_as_missing(
+    filled, tiny_dataset, tmp_path, capsys
+):
+    """Nobody is shown another speaker's row for their own; without data it is kept."""
+    config, module, _, out = filled
+    shutil.copytree(out / "rows", tmp_path / "rows")
+    moved = tmp_path / "data"
+    shutil.copytree(tiny_dataset, moved)
+    config = config.copy_and_resolve_references()
+    config.datasets.mel_rvq = str(moved)
+
+    def fill():
+        where = {"runs": [tmp_path / "no runs"], "kept": tmp_path / "rows"}
+        lines, _ = tables.fill(3, config, module, **where, train=False)
+        return lines[0]
+
+    assert len(fill().rows) == 2  # another path to the same data
+    facts = json.loads((moved / "metadata.json").read_text())
+    (moved / "metadata.json").write_text(json.dumps({**facts, "seed": 77}))
+    assert not fill().rows and "is of other data" in capsys.readouterr().out
+    shutil.rmtree(moved)
+    assert len(fill().rows) == 2
 
 
 def test_a_finished_run_is_found_by_what_it_is(filled, tiny_dataset, tmp_path):

@@ -22,6 +22,12 @@ from toktalk_jax.sample import make_sampler
 # Scored for every sample of a clip: best, mean and spread.
 OVER_SAMPLES = ("mve_mm", "lve_mm", "mod_mm")
 VOICED_DB = -60.0  # a clip that is nowhere as loud as this holds no speech
+# What makes a dataset the same one; not what tokenising it again may round otherwise.
+IDENTITY = (
+    *("corpus", "source", "talkers", "split_rule", "clips", "seed", "augment"),
+    *("perform_styles", "motion_fit", "faces_of", "face_hash"),
+    *("tokenizer", "tokenizer_hash", "lookahead_s", "foreign"),
+)
 VOCABULARY = {
     "grid": "51 words",
     "grid_performer": "51 words",
@@ -233,6 +239,16 @@ def _score_clip(task, clip, motion, control):
     return found
 
 
+def identity(dataset):
+    """What the datasets are that a row was scored on, a dict for each directory."""
+    from toktalk_jax.data import pipeline
+
+    return [
+        {name: found[name] for name in IDENTITY if name in found}
+        for found in pipeline.describe(dataset)
+    ]
+
+
 def facts(task, method):
     """The fields of a `results.Row` beside its scores."""
     import jax
@@ -270,6 +286,7 @@ def facts(task, method):
         "commit": results.commit(),
         "config_hash": _hash(config),
         "dataset_hash": data,
+        "data": identity(task.dataset),
         "device": str(jax.local_devices()[0]),
         "note": _note(task, method),
     }

@@ -3,7 +3,8 @@
 A config file that has a function `table_N` beside its `get_config` describes table N:
 the function yields one dict per line, fields out of LINE. A row's key is a hash of all
 that it is made from but the dataset's path, so a kept row is found again on a machine
-that has neither data nor runs; a row that is missing is trained, scored and kept.
+that has neither data nor runs; a row that is missing is trained, scored and kept. Where
+the data is there, a kept row of other data counts as missing.
 """
 
 import dataclasses
@@ -184,6 +185,9 @@ def _row(config, line, seed, known, runs, kept, train):
     key = row_key(config, line, seed)
     run = run_config(config, line, seed)
     row, facts = known.get(key), _facts(run.dataset)
+    if row is not None and row.data and facts and not _is_of(row, run.dataset):
+        print(f"{line['label']}: the kept row {key} is of other data", flush=True)
+        row = None
     # A key does not know of sound that an export brought later.
     if row is not None and not (_unprobed(row, line) and facts.get("with_audio")):
         return row, ""
@@ -201,6 +205,10 @@ def _row(config, line, seed, known, runs, kept, train):
     results.write_row(kept, row)
     known[key] = row
     return row, ""
+
+
+def _is_of(row, dataset):
+    return row.data == table_rows.identity(dataset)
 
 
 def _unprobed(row, line):
@@ -226,14 +234,11 @@ def finished(run, runs):
 
 def _on_data(workdir, dataset):
     """Whether a finished run was trained on a dataset of this description."""
-    from toktalk_jax.data import pipeline
-
     kept = workdir / "bundle/dataset.json"
     if not kept.is_file():
         return False
-    before, now = json.loads(kept.read_text()), pipeline.describe(dataset)[0]
-    names = ("corpus", "tokenizer", "tokenizer_hash", "clips", "face_hash")
-    return all(before.get(name) == now.get(name) for name in names)
+    before, now = json.loads(kept.read_text()), table_rows.identity(dataset)[0]
+    return all(before.get(name) == value for name, value in now.items())
 
 
 def _train(run, line, runs):
@@ -290,7 +295,10 @@ def _score(config, line, run, workdir, runs):
         measured |= style_gains.rank_correlations(task)
         row = results.Row(scores={}, **table_rows.facts(task, line["method"]))
     else:
-        row = table_rows.score(task, line["method"])
+        # One sample's whole-clip solution is the second control of the chunk borders.
+        streams = line["method"] == "stream"
+        control = table_rows.ROWS["whole"](task) if streams else None
+        row = table_rows.score(task, line["method"], control=control)
     undefined = [name for name, value in measured.items() if not np.isfinite(value)]
     if undefined:
         notes.append(f"undefined: {', '.join(undefined)}")

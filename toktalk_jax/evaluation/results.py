@@ -18,7 +18,7 @@ from toktalk_jax.training.logs import write_whole
 
 # What a row is: the same identity overwrites, another identity never does.
 IDENTITY = ("name", "config_hash", "dataset_hash", "weights", "seed")
-_LATER = ("key", "measured")  # fields that rows written before them lack
+_LATER = ("key", "measured", "data")  # fields that rows written before them lack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Row:
       note: look-ahead, context, anything a reader must know.
       key: what a table finds the row by ("": the row belongs to none).
       measured: {name: number} beside the scores: milliseconds on `device`, or others.
+      data: what names the datasets that were scored, a dict for each; []: unknown.
       redefined: {metric: its definition when the row was scored}, of those that
         `metrics.DEFINITIONS` now has otherwise.
     """
@@ -60,6 +61,7 @@ class Row:
     note: str = ""
     key: str = ""
     measured: dict = dataclasses.field(default_factory=dict)
+    data: list = dataclasses.field(default_factory=list)
     redefined: dict = dataclasses.field(default_factory=dict)
 
     @functools.cached_property

@@ -24,7 +24,10 @@ COLUMNS = {
     2: (*_ERRORS, "std_ratio"),
     3: (*_ERRORS, "std_ratio", "boundary_excess"),
     4: (),
-    5: ("mve_mm", "lve_mm", "jitter", "boundary_excess", "std_ratio", "energy_score"),
+    5: (
+        *("mve_mm", "lve_mm", "energy_score", "jitter"),
+        *("boundary_excess", "boundary_excess_whole", "std_ratio"),
+    ),
 }
 
 
