@@ -400,6 +400,16 @@ def test_a_person_answers_and_a_reload_goes_on(rendered, tmp_path):
             browser.execute_script(click % (0, 0, 1))
             assert browser.execute_script(button)
             browser.execute_script(click % (0, 2, 3))
+            # Half a form, too, survives a reload.
+            browser.execute_script(click % (1, 0, 1))
+            browser.refresh()
+            chosen = "return [...document.querySelectorAll('input:checked')]"
+            chosen += ".map((input) => `${input.name}=${input.value}`).join(' ')"
+            half = "q0-0=1 q0-1=2 q0-2=3 q1-0=1 q1-1=2"
+            wait_for(browser, chosen + f" === '{half}'", 30)
+            assert browser.execute_script(button)
+            browser.execute_script(click % (1, 0, 3))
+            browser.execute_script(click % (1, 2, 1))
             assert not browser.execute_script(button)
             browser.execute_script("document.getElementById('next').click()")
             status = "return document.getElementById('status').textContent"
