@@ -136,8 +136,16 @@ def test_videos_tell_no_method_and_are_kept(study, tmp_path):
         raise AssertionError("rendered again")
 
     assert perceptual_study.make(out, takes / "truth", methods, render=fail) == made
-    with pytest.raises(ValueError, match="another study"):
+    with pytest.raises(ValueError, match="another study .* other seed; choose"):
         perceptual_study.make(out, takes / "truth", methods, seed=1, render=fail)
+    # Videos of takes that have changed since would be answered in their name.
+    changed = next(methods["ours"].rglob("*.npz"))
+    before = changed.read_bytes()
+    arrays = dict(np.load(changed))
+    np.savez(changed, **arrays | {"motion": arrays["motion"] + 0.1})
+    with pytest.raises(ValueError, match="other takes; choose another folder"):
+        perceptual_study.make(out, takes / "truth", methods, render=fail)
+    changed.write_bytes(before)
 
 
 def test_bad_folders(tmp_path):

@@ -17,6 +17,7 @@ how many raters and clips it takes to see a preference.
 
 import argparse
 import collections
+import hashlib
 import json
 import pathlib
 import secrets
@@ -56,7 +57,8 @@ def make(out, truth, methods, *, head=None, seed=0, size=320, render=None):
 
     Raises:
       ValueError: fewer than three methods or more than the page has letters for, no
-        clip that all folders hold, or takes that are not of one recording.
+        clip that all folders hold, takes that are not of one recording, or a folder
+        that holds a study of other takes, clips, sizes or a seed of its own.
     """
     if not 3 <= len(methods) <= MOST or "truth" in methods:
         raise ValueError(
@@ -72,8 +74,12 @@ def make(out, truth, methods, *, head=None, seed=0, size=320, render=None):
         _check_takes({name: found[clip] for name, found in folders.items()})
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    kept = out / "study.json"
-    study = _described(kept, clips, methods, seed)
+    wanted = {
+        **{"methods": sorted(methods), "questions": list(QUESTIONS), "seed": seed},
+        **{"size": size, "head": pathlib.Path(head).name if head else "stand_in"},
+        "takes": {name: _hash(found, clips) for name, found in folders.items()},
+    }
+    study = _described(out / "study.json", clips, wanted)
     render = render or _render
     for clip, videos in study["clips"].items():
         for method, video in videos.items():
@@ -106,21 +112,30 @@ def _check_takes(paths):
             )
 
 
-def _described(kept, clips, methods, seed):
+def _hash(takes, clips):
+    """12 hex digits of the files of a method's takes: answers are to what was shown."""
+    digest = hashlib.sha256()
+    for clip in clips:
+        digest.update(hashlib.sha256(takes[clip].read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
+def _described(kept, clips, wanted):
     """study.json, new or as it was: its videos keep their names."""
-    wanted = {"methods": sorted(methods), "questions": list(QUESTIONS), "seed": seed}
     if kept.exists():
         study = json.loads(kept.read_text())
-        if any(study[k] != v for k, v in wanted.items()) or set(study["clips"]) != {
-            *clips
-        }:
+        other = [name for name, value in wanted.items() if study.get(name) != value]
+        if set(study["clips"]) != set(clips):
+            other.append("clips")
+        if other:
             raise ValueError(
                 f"{kept} is another study ({study['methods']}, {len(study['clips'])} "
-                "clips); choose another folder"
+                f"clips) than the one asked for: other {', '.join(other)}; choose "
+                "another folder"
             )
         return study
     videos = {
-        clip: {m: f"{secrets.token_hex(8)}.mp4" for m in ("truth", *sorted(methods))}
+        clip: {m: f"{secrets.token_hex(8)}.mp4" for m in ("truth", *wanted["methods"])}
         for clip in clips
     }
     study = wanted | {"clips": videos}
