@@ -228,7 +228,7 @@ def test_a_finished_run_is_found_by_what_it_is(filled, tiny_dataset, tmp_path):
     assert tables.finished(run, [runs]) is None
 
 
-def test_a_rows_key_is_what_it_is_made_from(filled):
+def test_a_rows_key_is_what_it_is_made_from(filled, monkeypatch):
     config, module, _, _ = filled
     line = tables.check(next(iter(module.table_3())))
     key = tables.row_key(config, line, 0)
@@ -240,6 +240,16 @@ def test_a_rows_key_is_what_it_is_made_from(filled):
     ):
         assert tables.row_key(config, {**line, **change}, 0) != key
     assert tables.row_key(config, line, 1) != key
+    matched, gains = {**line, "match_std": True}, {**line, "gains": True}
+    for module, name, value, asked in (
+        (references, "FRAMES", 25, line),
+        (tables, "TEMPERATURES", (0.5, 1.0), matched),
+        (style_gains, "LEVELS", 4, gains),
+    ):
+        before = tables.row_key(config, asked, 0)
+        with monkeypatch.context() as changed:
+            changed.setattr(module, name, value)
+            assert tables.row_key(config, asked, 0) != before
 
 
 def test_the_temperature_is_matched_by_the_motions_std(styled, monkeypatch):

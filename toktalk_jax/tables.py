@@ -161,7 +161,11 @@ def row_key(config, line, seed):
     run["dataset"] = line["data"]
     fields = ("method", "sample", "style", "scored")
     fields += ("match_std", "timed", "gains", "probes")
-    made = {"run": run, "table": config.table.to_dict()}
+    made = {"run": run, "table": config.table.to_dict(), "shown": references.FRAMES}
+    if line["match_std"]:
+        made["temperatures"] = TEMPERATURES
+    if line["gains"]:
+        made["ladder"] = style_gains.LEVELS, style_gains.CLIPS, style_gains.SAID
     if line["method"] == "adapter":
         adapter = _adapter_config(config, line, run["dataset"], seed)
         made["adapter"] = checkpoints.computing(adapter.to_dict())
