@@ -35,8 +35,8 @@ def test_interval_by_hand_and_by_seed():
     values = np.arange(10.0)
     a = intervals.interval(scores_of(values), "lve_mm", seed=3)
     assert a.value == 4.5 and a.clips == 10
-    # The bootstrap's law here is known: std of the mean sqrt(8.25 / 10) = 0.908.
-    assert (a.high - a.low) / (2 * 1.96) == pytest.approx(0.908, rel=0.1)
+    # Of a plain mean it is Student's: std sqrt(9.167 / 10) = 0.957, t of 9 is 2.262.
+    assert (a.high - a.low) / (2 * 2.262) == pytest.approx(0.957, rel=0.1)
     assert a == intervals.interval(scores_of(values), "lve_mm", seed=3)
     assert a != intervals.interval(scores_of(values), "lve_mm", seed=4)
 
@@ -45,14 +45,33 @@ def test_resamples_equal_a_plain_loop():
     values = np.random.default_rng(0).normal(5, 1, (8, 3))
     scores = scores_of(values.tolist(), "std_ratio")
     counts = intervals.resample_counts(8, 50, seed=1)
-    assert counts.shape == (50, 8) and (counts.sum(1) == 8).all()
+    assert counts.shape == (50, 8) and (counts.sum(1) == 7).all()
     loop = []
     for row in counts:
         drawn = np.repeat(values, row, axis=0)
         loop.append(np.sqrt(drawn[:, 0].sum() / drawn[:, 1].sum()))
     found = intervals.interval(scores, "std_ratio", seed=1, resamples=50)
     assert found.value == pytest.approx(np.sqrt(np.divide(*values.sum(0)[:2])))
-    assert [found.low, found.high] == pytest.approx(np.percentile(loop, [2.5, 97.5]))
+    stretched = (np.percentile(loop, [2.5, 97.5]) - found.value) * 2.3646 / 1.96
+    assert [found.low, found.high] == pytest.approx(found.value + stretched, rel=1e-4)
+
+
+def test_speakers_are_resampled_where_there_are_several():
+    """Many clips of few speakers say little of another speaker."""
+    rng = np.random.default_rng(0)
+    voices = np.repeat(rng.normal(5, 1, 6), 20)
+    scores = scores_of(voices + rng.normal(0, 0.1, 120))
+    alone = intervals.interval(scores, "lve_mm")
+    for k, score in enumerate(scores.values()):
+        score["speaker"] = f"s{k // 20}"
+    found = intervals.interval(scores, "lve_mm")
+    by_speaker = np.reshape([s["lve_mm"] for s in scores.values()], (6, 20)).mean(1)
+    half = 2.5706 * by_speaker.std(ddof=1) / np.sqrt(6)
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
+    assert found.value == alone.value and alone.high - alone.low < half
+    for score in scores.values():  # of two speakers nothing is said of a third
+        score["speaker"] = "a" if score["speaker"] < "s3" else "b"
+    assert intervals.interval(scores, "lve_mm") == alone
 
 
 def test_pooled_ratio_is_not_the_mean_of_ratios():

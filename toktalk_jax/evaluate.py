@@ -19,7 +19,8 @@ configs/results/rows/.
 
 fills one of the paper's tables (2, 3, 4 or 5; --table again for more): rows that
 are kept are read, missing ones are trained and scored; see `toktalk_jax/tables.py`.
-Written to configs/results: table_N.md, table_N.json, table_N.png.
+Written to configs/results: table_N.md, table_N.json, table_N.png. --samples and --limit
+are then the config's `table.samples` and `table.limit`.
 
 --style says what the style encoder is shown: another_clip of the speaker (what a user
 would give), none, same_window (the scored frames, as the paper's text has it),
@@ -37,6 +38,9 @@ from toktalk_jax import task as tasks
 from toktalk_jax.evaluation import references, report, results
 from toktalk_jax.evaluation import tables as table_text
 
+# Flags that a table's lines stand for.
+OF_ROWS = ("workdir", "rows", "split", "seed", "style", "scored")
+OF_ROWS += ("landmark_map", "adapter", "motions", "keep_row")
 RESULTS = pathlib.Path(__file__).resolve().parent.parent / "configs/results"
 
 
@@ -63,7 +67,7 @@ def evaluate(config, workdir, *, rows, adapter="", motions="", **options):
     task = tasks.prepare(config, workdir, **more, **options)
     for name in rows:
         table_rows.check(task, name)
-    control = table_rows.ROWS["whole"](task) if "whole" in rows else None
+    control = table_rows.borderless(task) if "whole" in rows else None
     return [
         table_rows.score(task, name, control=control if name == "stream" else None)
         for name in rows
@@ -116,6 +120,14 @@ def _tables():
     from ml_collections import config_flags
 
     f = flags.FLAGS
+    if idle := [name for name in OF_ROWS if f[name].present]:
+        raise ValueError(
+            f"--table does not read --{', --'.join(idle)}: the lines of a table, in "
+            "its config, say what is scored"
+        )
+    for name in ("samples", "limit"):
+        if f[name].present:
+            f.config.table[name] = f[name].value
     if unknown := [number for number in f.table if number not in table_text.TITLES]:
         raise ValueError(f"--table holds {unknown}; expected {[*table_text.TITLES]}")
     module = tables.module_of(config_flags.get_config_filename(f["config"]))
@@ -125,6 +137,7 @@ def _tables():
             *(number, f.config, module),
             runs=[pathlib.Path(d) for d in f.runs],
             kept=out / "rows",
+            known=RESULTS / "rows",
             train=f.train,
         )
         yield table_text.write(out, number, lines, claims)
@@ -162,7 +175,7 @@ def define_flags():
     flags.DEFINE_string(
         "motions", "", "for the row files: a folder of motion files, CLIP.npz"
     )
-    flags.DEFINE_bool("keep_row", False, "keep the rows for later tables")
+    flags.DEFINE_bool("keep_row", False, f"keep the rows in {RESULTS / 'rows'}")
     flags.mark_flag_as_required("config")
 
 

@@ -4,17 +4,22 @@ All rows of a task see the same clips, and a network's row is drawn by the `Samp
 that serves. `ROWS` holds what there is to choose from.
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
+import os
 import pathlib
+import platform
+import re
 
 import numpy as np
 
 from toktalk_jax import motion as mo
 from toktalk_jax import takes
 from toktalk_jax import task as tasks
-from toktalk_jax.evaluation import predict, results, scoring
+from toktalk_jax.baselines import ridge
+from toktalk_jax.evaluation import predict, references, results, scoring
 from toktalk_jax.inputs import heard_by
 from toktalk_jax.methods import BASELINES, METHODS
 from toktalk_jax.sample import make_sampler
@@ -47,13 +52,23 @@ def _mean(task):
 
 def _whole(task):
     """The same weights, each clip solved at once."""
-    return predict.whole(
-        lambda **sizes: make_sampler(task.bundle, task.settings, **sizes),
-        task.clips,
-        task.styles,
-        chunk_frames=task.chunk_frames,
-        seed=task.seed,
-    )
+    samples = [
+        predict.whole(
+            lambda **sizes: make_sampler(task.bundle, task.settings, **sizes),
+            task.clips,
+            task.styles,
+            chunk_frames=task.chunk_frames,
+            seed=task.seed,
+            sample=k,
+        )
+        for k in range(task.samples)
+    ]
+    return [np.stack(motions) for motions in zip(*samples, strict=True)]
+
+
+def borderless(task):
+    """One sample [T, F] a clip of `_whole`: the second control of chunk borders."""
+    return [drawn[0] for drawn in _whole(dataclasses.replace(task, samples=1))]
 
 
 def _static(task):
@@ -66,8 +81,6 @@ def _static(task):
 
 def _ridge(task):
     """Ridge regression on the tokens that the stream sees."""
-    from toktalk_jax.baselines import ridge
-
     chunk = task.chunk_frames
 
     def error(prediction, truth):
@@ -146,6 +159,16 @@ SAMPLED = {"stream": _stream, "mean": _mean, "whole": _whole, "adapter": _adapte
 LEARNED = {name: functools.partial(_baseline, name) for name in BASELINES}
 ROWS = {**SAMPLED, **LEARNED, "static": _static, "ridge": _ridge, "truth": _truth}
 ROWS |= {"rules": _rules, "files": _files}
+# Rows of no network: what their fit depends on beside data and chunk.
+UNTRAINED = {name: None for name in ("static", "rules", "truth")}
+UNTRAINED["ridge"] = (ridge.TOKENS_BEFORE, ridge.COMPONENTS, ridge.LAMBDAS)
+# What the rows hear that are not made from tokens.
+HEARS = {
+    "static": "hears nothing",
+    "rules": "told the whole clip's sound and phonemes",
+    "truth": "the dataset's own motion",
+    "files": "made elsewhere",
+}
 
 
 def frames(clip):
@@ -173,7 +196,7 @@ def score(task, method, *, control=None):
 
     Args:
       method: a name of ROWS.
-      control: motions of the same net without chunk borders, "whole" as a rule.
+      control: motions of the same net without chunk borders, as of `borderless`.
 
     Raises:
       ValueError: the run is of another method than the row.
@@ -186,9 +209,8 @@ def score(task, method, *, control=None):
             check_clip(clip, foreign=method == "adapter")
             if isinstance(motion, ValueError):
                 raise motion
-            scores[predict.name_of(clip)] = _score_clip(
-                task, clip, motion, control=control and control[i]
-            )
+            found = _score_clip(task, clip, motion, control=control and control[i])
+            scores[predict.name_of(clip)] = found | {"speaker": clip.speaker_id}
         except ValueError as error:
             skipped[predict.name_of(clip)] = str(error)
     return results.Row(scores=scores, skipped=skipped, **facts(task, method))
@@ -251,8 +273,6 @@ def identity(dataset):
 
 def facts(task, method):
     """The fields of a `results.Row` beside its scores."""
-    import jax
-
     from toktalk_jax.data import pipeline
 
     trained = method in {**SAMPLED, **LEARNED}
@@ -272,7 +292,7 @@ def facts(task, method):
         config["adapter"] = task.adapter.meta["hash"]
     meta = task.bundle.meta
     corpora = sorted({clip.corpus for clip in task.clips})
-    several = method in ("stream", "adapter")
+    several = method in ("stream", "whole", "adapter")
     return {
         "name": row_name(task, method),
         "corpus": "+".join(corpora),
@@ -287,9 +307,28 @@ def facts(task, method):
         "config_hash": _hash(config),
         "dataset_hash": data,
         "data": identity(task.dataset),
-        "device": str(jax.local_devices()[0]),
+        "device": device(),
+        "scored": task.scored,
         "note": _note(task, method),
     }
+
+
+def device():
+    """What computes: the accelerator, or the processor and how many of its cores."""
+    import jax
+
+    found = jax.local_devices()[0]
+    if found.platform != "cpu":
+        return f"{found}, {found.device_kind}"
+    return f"{found}, {os.cpu_count()} cores of {processor()}"
+
+
+def processor():
+    """The processor's name, as its maker calls it where the system tells."""
+    info = pathlib.Path("/proc/cpuinfo")
+    text = info.read_text() if info.is_file() else ""
+    named = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    return named[1].strip() if named else platform.processor() or platform.machine()
 
 
 def row_name(task, method):
@@ -305,8 +344,7 @@ def row_name(task, method):
 
 def _note(task, method):
     """Anything else that a reader of the table must know."""
-    facts = heard_by(task.bundle, task.adapter if method == "adapter" else None)[0]
-    parts = [f"{facts['tokenizer']} tokens, look-ahead {facts['lookahead_s']:g} s"]
+    parts = [HEARS[method]] if method in HEARS else [_heard(task, method)]
     if method in SAMPLED:
         sampler = task.sampler
         parts += [
@@ -315,8 +353,15 @@ def _note(task, method):
             f"{sampler.guidance}, temperature {sampler.temperature}",
             f"style {task.style}",
         ]
+        strangers = len(references.without_another(task.clips, task.train))
+        if strangers and task.style in ("another_clip", "mean_offset"):
+            clips = "1 clip" if strangers == 1 else f"{strangers} clips"
+            parts.append(f"{clips} whose speaker has no other shown a stranger's")
     if method in LEARNED:
         parts.append(METHODS[method].note(task.bundle.config))
+    if method == "ridge":
+        before = ridge.TOKENS_BEFORE
+        parts.append(f"{task.chunk_frames} frames a chunk, with {before} tokens before")
     if method == "adapter":
         run, facts = task.adapter.config["train"], task.adapter.facts
         losses = ", ".join(f"{k} {run[k]:g}" for k in ("flow", "align", "distill"))
@@ -328,6 +373,12 @@ def _note(task, method):
     if task.scored != "all":
         parts.append(f"scored: {task.scored}")
     return "; ".join(parts)
+
+
+def _heard(task, method):
+    """Which tokens a method hears, and how far they look ahead."""
+    facts = heard_by(task.bundle, task.adapter if method == "adapter" else None)[0]
+    return f"{facts['tokenizer']} tokens, look-ahead {facts['lookahead_s']:g} s"
 
 
 def _hash(value):

@@ -27,7 +27,7 @@ LINE = {
     "label": None,  # unique in its table
     "block": "",  # the heading that it stands under
     "data": None,  # key of config.datasets
-    "method": "stream",  # a name of `rows.ROWS`
+    "method": "stream",  # a name of `rows.ROWS`, but "files"
     "run": "",  # block of the config that it is trained by; "": the config itself
     "train": {},  # overrides of that
     "adapter": {},  # overrides of config.adapter_run, for method "adapter"
@@ -47,7 +47,7 @@ BLOCKS = ("datasets", "table", "adapter_run", "faceformer_run")
 TEMPERATURES = (0.3, 0.6, 1.0, 1.4)  # tried to match the truth's std
 
 
-def fill(number, config, module, *, runs, kept, train=True):
+def fill(number, config, module, *, runs, kept, known=None, train=True):
     """([`tables.Line`], [claims]) of a table, making what is missing.
 
     Args:
@@ -55,7 +55,8 @@ def fill(number, config, module, *, runs, kept, train=True):
         BLOCKS.
       module: the config's module, with `table_N` and, if it has any, `claims_N`.
       runs: directories whose subdirectories are searched for finished runs; new ones
-        go into the first. kept: directory of the rows.
+        go into the first. kept: directory of the rows; known: another, of rows that
+        are read and never written, or None.
       train: whether to train what is missing; False: such a line says so.
 
     Raises:
@@ -66,7 +67,8 @@ def fill(number, config, module, *, runs, kept, train=True):
         raise ValueError(
             f"{module.__name__} has no table_{number}(); configs/grid.py shows one"
         )
-    known = {row.key: row for row in results.load_rows(kept) if row.key}
+    read = [*results.load_rows(known or kept), *results.load_rows(kept)]
+    rows = {row.key: row for row in read if row.key}
     lines = []
     for given in describe():
         line = check(given)
@@ -75,7 +77,7 @@ def fill(number, config, module, *, runs, kept, train=True):
         _check_choices(config, line)
         found, reasons = [], [line["reason"]] if line["reason"] else []
         for seed in () if reasons else line["seeds"]:
-            row, reason = _row(config, line, seed, known, runs, kept, train)
+            row, reason = _row(config, line, seed, rows, runs, kept, train)
             if row is not None:
                 found.append(row)
             elif len(line["seeds"]) > 1:
@@ -106,10 +108,11 @@ def check(given):
             f"a table's line is {given}; unknown fields {unknown}; expected label, "
             f"data (or reason), and fields out of {sorted(LINE)}"
         )
-    if line["method"] not in table_rows.ROWS:
+    known = [name for name in table_rows.ROWS if name != "files"]
+    if line["method"] not in known:
         raise ValueError(
             f"line {line['label']!r} has method {line['method']!r}; expected one of "
-            f"{tuple(table_rows.ROWS)}"
+            f"{known}"
         )
     return line
 
@@ -157,17 +160,23 @@ def run_config(config, line, seed):
 
 def row_key(config, line, seed):
     """12 hex digits of all that a row is made from, but for paths."""
-    run = checkpoints.computing(run_config(config, line, seed).to_dict())
-    run["dataset"] = line["data"]
-    fields = ("method", "sample", "style", "scored")
-    fields += ("match_std", "timed", "gains", "probes")
-    made = {"run": run, "table": config.table.to_dict(), "shown": references.FRAMES}
+    run = run_config(config, line, seed)
+    run.sample.update(line["sample"])
+    method, fields = line["method"], ("data", "method", "scored", "timed", "probes")
+    made = {"seed": seed, "table": config.table.to_dict()}
+    if method in table_rows.UNTRAINED:  # no network's setting is any of theirs
+        made["chunk"] = run.sample.chunk_seconds
+        made["fit"] = table_rows.UNTRAINED[method]
+        return _hash({**made, **{name: line[name] for name in fields}})
+    made["run"] = checkpoints.computing(run.to_dict())
+    made["shown"] = references.FRAMES
+    fields += ("style", "match_std", "gains")
     if line["match_std"]:
         made["temperatures"] = TEMPERATURES
     if line["gains"]:
         made["ladder"] = style_gains.LEVELS, style_gains.CLIPS, style_gains.SAID
-    if line["method"] == "adapter":
-        adapter = _adapter_config(config, line, run["dataset"], seed)
+    if method == "adapter":
+        adapter = _adapter_config(config, line, line["data"], seed)
         made["adapter"] = checkpoints.computing(adapter.to_dict())
     return _hash({**made, **{name: line[name] for name in fields}})
 
@@ -241,14 +250,24 @@ def _on_data(workdir, dataset):
     kept = workdir / "bundle/dataset.json"
     if not kept.is_file():
         return False
-    before, now = json.loads(kept.read_text()), table_rows.identity(dataset)[0]
-    return all(before.get(name) == value for name, value in now.items())
+    described = json.loads(kept.read_text())
+    before = described.get("directories", [described])
+    now = table_rows.identity(dataset)
+    # What a base was trained on holds no tokens of another tokenizer.
+    beside = ("foreign",)
+    return len(before) == len(now) and all(
+        old.get(name) == value
+        for old, new in zip(before, now, strict=True)
+        for name, value in new.items()
+        if name not in beside
+    )
 
 
 def _train(run, line, runs):
     from toktalk_jax import train
 
-    name = f"{line['data']}-{_hash(checkpoints.computing(run.to_dict()))}"
+    made = checkpoints.computing(run.to_dict()), table_rows.identity(run.dataset)
+    name = f"{line['data']}-{_hash(made)}"
     workdir = pathlib.Path(runs[0]) / name
     print(f"training {line['label']}, seed {run.seed}: {workdir}", flush=True)
     train.train(ConfigDict(run.to_dict()), workdir)
@@ -288,10 +307,13 @@ def _score(config, line, run, workdir, runs):
         held = tasks.prepare(
             scored, workdir, adapter=before, **options | {"split": "validation"}
         )
-        scored.sample.temperature, words = matched_temperature(held, line["method"])
+        temperature, words = matched_temperature(held, line["method"])
+        scored.sample.temperature = temperature
         notes.append(words)
     task = tasks.prepare(scored, workdir, adapter=before, **options)
     measured = latency.first_chunk(task, line["timed"]) if line["timed"] else {}
+    if line["match_std"]:
+        measured["temperature"] = temperature
     if line["probes"]:
         told, words = _probes(task)
         measured, notes = measured | told, notes + words
@@ -299,9 +321,8 @@ def _score(config, line, run, workdir, runs):
         measured |= style_gains.rank_correlations(task)
         row = results.Row(scores={}, **table_rows.facts(task, line["method"]))
     else:
-        # One sample's whole-clip solution is the second control of the chunk borders.
         streams = line["method"] == "stream"
-        control = table_rows.ROWS["whole"](task) if streams else None
+        control = table_rows.borderless(task) if streams else None
         row = table_rows.score(task, line["method"], control=control)
     undefined = [name for name, value in measured.items() if not np.isfinite(value)]
     if undefined:

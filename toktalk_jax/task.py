@@ -111,6 +111,8 @@ def prepare(
             f"style {style!r}, scored {scored!r}; expected one each of {names}"
         )
     bundle = checkpoints.load(workdir)
+    if bundle.config["train"].get("objective") == "regression":
+        samples = 1  # it draws nothing: all would be the same
     before = adapters.load(adapter) if adapter else None
     if before:
         _check_foreign(config.dataset, before)

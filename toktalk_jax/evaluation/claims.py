@@ -2,30 +2,35 @@
 
 from toktalk_jax.evaluation import intervals, metrics, report
 
+MATCHED = 0.05  # two lines are matched in a metric where they differ by no more
+
 
 def check_claim(lines, claim):
     """What the rows say to a claim.
 
     Args:
-      claim: {"claim": words, "metric", "better": label, "worse": label}, or, of a
-        number measured beside the scores, {"claim", "metric", "better": label,
-        "at_least": bound}, which holds if it does for every seed. Either may have a
+      claim: {"claim": words, "metric", "better": label} and either
+        "worse": label, whose difference to better is judged by its interval; with
+        "at_most_times": bound, their ratio by that bound instead; with "matched":
+        metric, only where the two lines have that one alike (MATCHED); or
+        "at_least" or "at_most": bound, of a number measured beside the scores, which
+        must keep to it for every seed.
         "why": {verdict: words}, what is known of a verdict's cause.
 
     Returns:
-      the claim with "difference", better minus worse, paired by clip (and by seed,
-      where both lines are of the same weights), over clips and seeds, "seeds" of both
-      lines, and "verdict": "holds" or "reversed" where its interval leaves out 0, else
-      "not resolved"; "not run" where a line has no rows, "not comparable" where they
-      are of other corpora, faces, regions or definitions, or share no clip, "not
-      scored" where no row has the number.
+      the claim with "difference", better minus worse (or their ratio, or the number
+      less its bound), paired by clip, and by seed where both lines are of the same
+      weights, "seeds" of the lines, and "verdict": "holds" or "reversed" where the
+      interval says so, else "not resolved"; "not run" where a line has no rows, "not
+      comparable" where they are of other clips, faces, regions or definitions, "not
+      scored" where no row has the number, "not matched".
 
     Raises:
       ValueError: it names no line, or a metric of which neither less nor more is good.
     """
     named = {line.label: line for line in lines}
-    bounded = "at_least" in claim
-    labels = [claim["better"]] if bounded else [claim["better"], claim["worse"]]
+    bounded = "worse" not in claim
+    labels = [claim[name] for name in ("better", "worse") if name in claim]
     unknown = sorted(set(labels) - set(named))
     direction = metrics.DEFINITIONS.get(claim["metric"], ("", ""))[1]
     if unknown or not (bounded or direction in ("low", "high")):
@@ -33,31 +38,45 @@ def check_claim(lines, claim):
             f"claim {claim['claim']!r} names lines {unknown} that are not in "
             f"the table, or a metric without a direction ({claim['metric']})"
         )
-    pair = [named[label].rows for label in labels]
-    claim = {**claim, "difference": None, "seeds": [len(rows) for rows in pair]}
-    if not all(pair):
+    pair = [named[label] for label in labels]
+    rows = [line.rows for line in pair]
+    claim = {**claim, "difference": None, "seeds": [len(found) for found in rows]}
+    if not all(rows):
         return {**claim, "verdict": "not run"}
     if bounded:
-        return _check_bound(named[labels[0]], claim)
-    if not _comparable(*pair, claim["metric"]):
+        return _check_bound(rows[0], claim)
+    if not _comparable(*rows, claim["metric"]):
         return {**claim, "verdict": "not comparable"}
+    if "matched" in claim and not _matched(*pair, claim["matched"]):
+        return {**claim, "verdict": "not matched"}
+    bound = claim.get("at_most_times")
     found = intervals.paired(
-        *([row.scores for row in rows] for rows in pair),
+        *([row.scores for row in one] for one in rows),
         claim["metric"],
-        kind="difference",
-        same_seeds=_same_weights(*pair),
+        kind="ratio" if bound else "difference",
+        same_seeds=_same_weights(*rows),
     )
     if found.value is None:
         return {**claim, "verdict": "not scored"}
-    low, high = found.low, found.high
-    if direction == "high" and low is not None:
-        low, high = -high, -low
     verdict = "not resolved"
-    if low is not None and high < 0:
-        verdict = "holds"
-    elif low is not None and low > 0:
-        verdict = "reversed"
+    if found.low is not None:
+        ends = found.low - (bound or 0), found.high - (bound or 0)
+        verdict = _verdict(*ends, direction)
     return {**claim, "verdict": verdict, "difference": found._asdict()}
+
+
+def _verdict(low, high, direction):
+    """What an interval of better less worse says, less being better if "low"."""
+    if direction == "high":
+        low, high = -high, -low
+    return "holds" if high < 0 else "reversed" if low > 0 else "not resolved"
+
+
+def _matched(ours, theirs, metric):
+    found = [line.interval(metric) for line in (ours, theirs)]
+    values = [one.value for one in found if one is not None]
+    known = len(values) == 2 and None not in values
+    return known and abs(values[0] - values[1]) <= MATCHED
 
 
 def _comparable(ours, theirs, metric):
@@ -76,15 +95,15 @@ def _same_weights(ours, theirs):
     return names[0] == names[1] and "none" not in names[0]
 
 
-def _check_bound(line, claim):
-    values = [row.measured.get(claim["metric"]) for row in line.rows]
+def _check_bound(rows, claim):
+    values = [row.measured.get(claim["metric"]) for row in rows]
     if None in values:
         return {**claim, "verdict": "not scored"}
-    low, high = min(values), max(values)
-    verdict = "holds" if low >= claim["at_least"] else "not resolved"
-    if high < claim["at_least"]:
-        verdict = "reversed"
-    middle = sum(values) / len(values) - claim["at_least"]
-    ends = (low - claim["at_least"], high - claim["at_least"])
-    found = intervals.Interval(middle, *ends, clips=0)
+    least = "at_least" in claim
+    bound = claim["at_least" if least else "at_most"]
+    low, high = min(values) - bound, max(values) - bound
+    verdict = _verdict(low, high, "high" if least else "low")
+    if (low if least else high) == 0:
+        verdict = "holds"
+    found = intervals.Interval(sum(values) / len(values) - bound, low, high, clips=0)
     return {**claim, "verdict": verdict, "difference": found._asdict()}

@@ -82,7 +82,7 @@ def _padded(clip, sampler, chunks):
     return np.concatenate([tokens, tail])
 
 
-def whole(make_sampler, clips, styles, *, chunk_frames, seed=0):
+def whole(make_sampler, clips, styles, *, chunk_frames, seed=0, sample=0):
     """Every clip solved as one chunk by the same weights: no border anywhere.
 
     Args:
@@ -96,9 +96,8 @@ def whole(make_sampler, clips, styles, *, chunk_frames, seed=0):
         groups[-(-frames // chunk_frames) * chunk_frames].append(i)
     for frames, members in sorted(groups.items()):
         sampler = make_sampler(chunk_frames=frames, context_frames=2)
-        part = streamed(
-            sampler, [clips[i] for i in members], styles[members], seed=seed
-        )
+        some = [clips[i] for i in members]
+        part = streamed(sampler, some, styles[members], seed=seed, sample=sample)
         for i, motion in zip(members, part, strict=True):
             out[i] = motion
     return out

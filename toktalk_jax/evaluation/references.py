@@ -24,12 +24,12 @@ def _same_window(clip, by_speaker, train, scored):
     """The scored frames themselves, as the paper's text has it."""
     frames = windows.frames_of(clip)
     first = frames // 2 if scored == "second_half" else 0
-    return clip.motion[first:frames][:FRAMES]
+    return clip.motion[first : max(frames, first + 1)][:FRAMES]
 
 
 def _first_half(clip, by_speaker, train, scored):
     """Frames of the same clip that `scored="second_half"` leaves out."""
-    return clip.motion[: windows.frames_of(clip) // 2][:FRAMES]
+    return clip.motion[: max(windows.frames_of(clip) // 2, 1)][:FRAMES]
 
 
 def _wrong_speaker(clip, by_speaker, train, scored):
@@ -57,6 +57,18 @@ STYLES = {
 def same(a, b):
     """Whether two clips are one."""
     return predict.name_of(a) == predict.name_of(b)
+
+
+def without_another(clips, train):
+    """The clips to which `another_clip` shows a stranger's, for want of another."""
+    return [
+        clip
+        for clip in clips
+        if not any(
+            other.speaker_id == clip.speaker_id and not same(other, clip)
+            for other in (*train, *clips)
+        )
+    ]
 
 
 def of_clips(clips, train, style, scored="all"):

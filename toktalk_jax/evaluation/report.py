@@ -23,8 +23,13 @@ TABLES = {
         *("head_accel_w1", "head_beat", "head_beat_gain"),
     ),
 }
-_SIGNED = ("fdd_signed", "head_beat_gain")  # a ratio of these says nothing
-_BETTER = {
+_SIGNED = (
+    "fdd_signed",
+    "head_beat_gain",
+    "mouth_gap_r",
+    "tracked_gap_r",
+)  # a ratio of these says nothing
+BETTER = {
     "low": "lower is better",
     "high": "higher is better",
     "one": "1 is truth's",
@@ -74,12 +79,25 @@ def grid(head, lines):
 
 
 def alike(row, other):
-    """Whether one table may hold both: corpus, speakers, vocabulary, face, regions."""
-    named = ("corpus", "speakers", "vocabulary", "head")
-    both = row.regions.keys() & other.regions.keys()  # an older row names fewer
-    return all(getattr(row, n) == getattr(other, n) for n in named) and all(
-        row.regions[name] == other.regions[name] for name in both
+    """Whether one table may hold both: the same clips' truth, face and regions.
+
+    The motion is the same where corpus, its fit and the frames scored are; tokens may
+    be others. What an older row does not name is not compared.
+    """
+    named = ("corpus", "speakers", "vocabulary", "head", "scored")
+    both = row.regions.keys() & other.regions.keys()
+    return (
+        all(getattr(row, n) == getattr(other, n) for n in named)
+        and all(row.regions[name] == other.regions[name] for name in both)
+        and (not row.data or not other.data or _truth(row) == _truth(other))
     )
+
+
+def _truth(row):
+    """What the motion that a row was scored against came from."""
+    names = ("corpus", "source", "talkers", "split_rule", "seed", "augment")
+    names += ("perform_styles", "motion_fit", "faces_of")
+    return [{name: part.get(name) for name in names} for part in row.data]
 
 
 def _groups(rows):
@@ -95,13 +113,19 @@ def _groups(rows):
     return {_head_of(group): group for group in groups}
 
 
+def scored_on(row):
+    """Corpus, speakers, vocabulary and part of the clips, for a heading."""
+    speakers = f"{row.speakers} speaker" + "s" * (row.speakers != 1)
+    part = "" if row.scored == "all" else f", {row.scored.replace('_', ' ')} of clips"
+    return f"{row.corpus}: {speakers}, {row.vocabulary}{part}"
+
+
 def _head_of(rows):
     regions = dict(sorted(item for row in rows for item in row.regions.items()))
     hashes = ", ".join(f"{name} {code}" for name, code in regions.items())
     row = rows[0]
-    speakers = f"{row.speakers} speaker" + "s" * (row.speakers != 1)
     return (
-        f"{row.corpus}: {speakers}, {row.vocabulary}",
+        scored_on(row),
         f"Face: {row.head}, head pose zeroed but in head_*; vertex hashes: {hashes}.",
     )
 
@@ -174,7 +198,7 @@ def to_markdown(rows, title, reference=None):
     text += ["", "## Definitions", ""]
     for metric in itertools.chain(*_tables(rows).values()):
         unit, better, words = metrics.DEFINITIONS[metric]
-        text += [f"- `{metric}` ({unit or 'no unit'}, {_BETTER[better]}): {words}."]
+        text += [f"- `{metric}` ({unit or 'no unit'}, {BETTER[better]}): {words}."]
     text += ["", "## Origins", ""]
     names = ("weights", "seed", "commit", "config_hash", "dataset_hash", "device")
     lines = [[r.name, *(str(getattr(r, n)) for n in names), r.note] for r in rows]

@@ -18,7 +18,12 @@ from toktalk_jax.training.logs import write_whole
 
 # What a row is: the same identity overwrites, another identity never does.
 IDENTITY = ("name", "config_hash", "dataset_hash", "weights", "seed")
-_LATER = ("key", "measured", "data")  # fields that rows written before them lack
+_LATER = (
+    "key",
+    "measured",
+    "data",
+    "scored",
+)  # fields that rows written before them lack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Row:
     """One method on one set of clips.
 
     Attributes:
-      name: the method; scores: {clip_id: dict of `scoring.score_clip`}.
+      name: the method; scores: {clip_id: dict of `scoring.score_clip`, and "speaker"}.
       corpus, speakers, vocabulary: what was scored, for the table's head ("GRID", 1,
         "51 words").
       head: face model's name; regions: {region: vertex hash} (`scoring.region_hashes`).
@@ -39,6 +44,7 @@ class Row:
       key: what a table finds the row by ("": the row belongs to none).
       measured: {name: number} beside the scores: milliseconds on `device`, or others.
       data: what names the datasets that were scored, a dict for each; []: unknown.
+      scored: which frames of a clip, "all" or "second_half".
       redefined: {metric: its definition when the row was scored}, of those that
         `metrics.DEFINITIONS` now has otherwise.
     """
@@ -62,6 +68,7 @@ class Row:
     key: str = ""
     measured: dict = dataclasses.field(default_factory=dict)
     data: list = dataclasses.field(default_factory=list)
+    scored: str = "all"
     redefined: dict = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
@@ -87,7 +94,10 @@ class Row:
         return {
             metric: {
                 kind: intervals.interval(
-                    {clip: {metric: of(found[metric])} for clip, found in kept.items()},
+                    {
+                        clip: {metric: of(found[metric])} | self._speaker(clip)
+                        for clip, found in kept.items()
+                    },
                     metric,
                 )
                 for kind, of in kinds.items()
@@ -95,6 +105,10 @@ class Row:
             for metric in metrics.DEFINITIONS
             if metric in scored
         }
+
+    def _speaker(self, clip):
+        found = self.scores[clip]
+        return {"speaker": found["speaker"]} if "speaker" in found else {}
 
     def hash(self):
         """What its file is named by: its key, or 12 hex digits of the IDENTITY."""

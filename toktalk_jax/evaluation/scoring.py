@@ -5,6 +5,7 @@ and vertices are made a block at a time, so long clips fit in memory.
 """
 
 import functools
+import hashlib
 from typing import NamedTuple
 
 import jax
@@ -42,7 +43,7 @@ def _surface(head):
 
 
 def region_hashes(head):
-    """{region: hash of its vertex indices} of what `score_clip` reads."""
+    """{region: hash} of the vertices, and of the landmarks, that `score_clip` reads."""
     surface = _surface(head)
     named = {
         "all": np.arange(len(head.v_template)),
@@ -50,7 +51,10 @@ def region_hashes(head):
         "upper_face": surface.upper,
         "brows": surface.brows,
     }
-    return {name: regions.region_hash(indices) for name, indices in named.items()}
+    hashes = {name: regions.region_hash(indices) for name, indices in named.items()}
+    points = (surface.corners.astype("<i4"), surface.weights.astype("<f4").round(4) + 0)
+    digest = hashlib.sha256(b"".join(part.tobytes() for part in points))
+    return hashes | {"landmarks": digest.hexdigest()[:12]}
 
 
 def score_clip(

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import pathlib
 
-from toktalk_jax.evaluation import intervals, metrics, paper, report
+from toktalk_jax.evaluation import intervals, metrics, paper, report, results
 from toktalk_jax.evaluation.claims import check_claim
 from toktalk_jax.training.logs import write_whole
 
@@ -72,8 +72,9 @@ def to_markdown(number, lines, claims=()):
     printed, columns = paper.TABLES[number], COLUMNS[number]
     text = [f"# {TITLES[number]}", ""]
     text += [
-        "Value [95 % interval, bootstrap over clips and training seeds; of a line of "
-        "one seed over clips alone, which says nothing of another training]. In "
+        "Value [95 % interval: bootstrap over clips, over speakers where there are "
+        "three or more, with Student's over the training seeds; of a line of one seed "
+        "it says nothing of another training]. In "
         f"italics the paper's own numbers ({printed.corpus}): other data and another "
         "face, not to be ranked with ours."
     ]
@@ -89,7 +90,8 @@ def to_markdown(number, lines, claims=()):
         text += ["", "## Definitions", ""]
     for metric in columns:
         unit, better, words = metrics.DEFINITIONS[metric]
-        text += [f"- `{metric}` ({unit or 'no unit'}): {words}."]
+        better = report.BETTER[better]
+        text += [f"- `{metric}` ({unit or 'no unit'}, {better}): {words}."]
     text += ["", "## Origins", "", *_origins(lines)]
     if missing := _missing(lines):
         text += ["", "## Not scored", "", *missing]
@@ -103,11 +105,9 @@ def _head(line):
     if not line.rows:
         return line.block
     row = line.rows[0]
-    speakers = f"{row.speakers} speaker" + "s" * (row.speakers != 1)
     regions = ", ".join(f"{name} {code}" for name, code in sorted(row.regions.items()))
     return (
-        f"{line.block} ({row.corpus}: {speakers}, {row.vocabulary}; face {row.head}; "
-        f"vertices {regions})"
+        f"{line.block} ({report.scored_on(row)}; face {row.head}; vertices {regions})"
     )
 
 
@@ -121,7 +121,7 @@ def _block(lines, columns, printed):
     scored = any(row.scores for line in lines for row in line.rows)
     columns = columns if scored or not more else ()
     beside = printed.columns if any(line.paper for line in lines) else ()
-    head = ["row", "seeds", "clips", *columns, *more]
+    head = ["row", "seeds", "clips", "samples", *columns, *more]
     head += [f"*{name}*" for name in beside]
     body = []
     for line in lines:
@@ -132,7 +132,8 @@ def _block(lines, columns, printed):
         if not line.rows and (columns or more):
             cells = [f"not run: {line.reason}", *[""] * (len(cells) - 1)]
         theirs = ["" if v is None else f"*{v:g}*" for v in theirs[: len(beside)]]
-        counts = [str(len(line.rows) or "-"), str(clips or "-")]
+        samples = min([row.samples for row in line.rows], default=0)
+        counts = [str(n or "-") for n in (len(line.rows), clips, samples)]
         body.append([line.label, *counts, *cells, *theirs])
     return report.grid(head, body)
 
@@ -197,26 +198,37 @@ def _claims(claims):
     for claim in claims:
         found = claim["difference"]
         found = _cell(intervals.Interval(**found)) if found else "-"
-        worse = claim.get("worse") or f"at least {claim['at_least']}"
-        names = [claim["claim"], claim["metric"], claim["better"], worse]
+        if "at_most_times" in claim and claim["difference"]:
+            found = f"ratio {found}"
+        names = [claim[name] for name in ("claim", "metric", "better")]
+        names.append(_against(claim))
         seeds = " and ".join(map(str, claim["seeds"]))
         body.append([*names, seeds, found, f"**{claim['verdict']}**"])
     alone = (
         f"Each of the {len(claims)} is judged alone at 95 %: of twenty comparisons "
         "where there is no difference, one is resolved by chance."
     )
-    if any("at_least" in claim for claim in claims):
+    if any("worse" not in claim for claim in claims):
         alone += (
             " Of a bound: the mean over seeds less the bound [least, largest seed]."
         )
     return [*report.grid(head, body), "", alone, *_whys(claims)]
 
 
+def _against(claim):
+    """What a claim's better line is compared with."""
+    if "worse" not in claim:
+        name = "at_least" if "at_least" in claim else "at_most"
+        return f"{name.replace('_', ' ')} {claim[name]}"
+    times = claim.get("at_most_times")
+    return f"at most {times} times {claim['worse']}" if times else claim["worse"]
+
+
 def _whys(claims):
     """A line for every claim that was asked and does not hold: why, as far as known."""
     lines = [
         f"- {claim['claim']}, `{claim['metric']}`, {claim['better']} against "
-        f"{claim.get('worse', 'its bound')}: {claim['verdict']}. "
+        f"{_against(claim)}: {claim['verdict']}. "
         + claim.get("why", {}).get(claim["verdict"], "Why is not known.")
         for claim in claims
         if claim["verdict"] not in ("holds", "not run")
@@ -253,13 +265,16 @@ def to_json(number, lines, claims=()):
                 "label": line.label,
                 "block": line.block,
                 "reason": line.reason,
-                "rows": [row.hash() for row in line.rows],
+                "rows": [
+                    {"file": f"{row.hash()}.json"}
+                    | results.to_json(row, with_scores=False)
+                    for row in line.rows
+                ],
                 "metrics": {
                     metric: found._asdict()
                     for metric in metrics.DEFINITIONS
                     if (found := line.interval(metric)) is not None
                 },
-                "measured": [row.measured for row in line.rows],
                 "paper": printed.rows.get(line.paper),
             }
             for line in lines
