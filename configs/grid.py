@@ -77,7 +77,9 @@ def claims_2():
 
 
 NO_STYLE = {"train.style_drop": 1.0}
-REGRESSION = {"train.objective": "regression"}
+# Its lve_mm on validation, mel_rvq: 1.90 after 1,000 steps, 1.76 after 2,000, 1.81
+# after 4,000, where it has begun to learn the training clips by heart.
+REGRESSION = {"train.objective": "regression", "total_steps": 2000}
 
 
 def table_3():
