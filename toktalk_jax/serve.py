@@ -40,8 +40,8 @@ def parser():
     )
     p.add_argument("--checkpoint", default="small", help="run, bundle or shipped name")
     p.add_argument("--adapter", default="", help="a second way in; of hibari: text")
-    p.add_argument("--tokenizer", default="", help="its weights, where it needs some")
-    p.add_argument("--adapter_tokenizer", default="", help="the adapter's, likewise")
+    p.add_argument("--weights", default="", help="its tokenizer's, where it needs some")
+    p.add_argument("--adapter_weights", default="", help="the adapter's, likewise")
     p.add_argument(
         "--chunk_s", default="0.4,0.24", help="C offered; the first: default"
     )
@@ -101,7 +101,7 @@ def run(args):
     port = listening.getsockname()[1]
     logging.getLogger("toktalk_jax.live").setLevel(logging.INFO)
     engine = Engine(
-        *(args.checkpoint, args.adapter, args.tokenizer, args.adapter_tokenizer),
+        *(args.checkpoint, args.adapter, args.weights, args.adapter_weights),
         chunks=_list(args.chunk_s, float, "--chunk_s"),
         steps=_list(args.steps, int, "--steps"),
         max_sessions=args.max_sessions,
