@@ -1,5 +1,7 @@
 """score_clip on the shipped head: padding, masks, skips, bad input."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -227,4 +229,10 @@ def test_regions_are_named(head):
     hashes = scoring.region_hashes(head)
     assert hashes["lips"] == regions.region_hash(regions.lips(head))
     assert hashes["brows"] == regions.region_hash(head.regions["brows"])
-    assert len(set(hashes.values())) == 4
+    assert len(set(hashes.values())) == len(hashes) == 5
+    weights = np.asarray(head.landmark_weights).copy()
+    weights[57] = weights[57][::-1]  # another point on the same triangle
+    marks = dataclasses.replace(head.marks, landmark_weights=weights)
+    moved = scoring.region_hashes(head.replace(marks=marks))
+    changed = [name for name in hashes if hashes[name] != moved[name]]
+    assert changed == ["landmarks"]
