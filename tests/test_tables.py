@@ -135,6 +135,15 @@ def test_a_seed_that_is_missing_hides_no_other(filled, tmp_path):
     text = table_text.to_markdown(3, lines)
     assert f"- TokTalk: {lines[0].reason}" in text
     assert lines[3].reason == "not here" and "- MSMD: not here" not in text
+    # Rows of another folder are read too, and nothing is written there.
+    before = sorted((out / "rows").iterdir())
+    lines, _ = tables.fill(
+        *(3, config, module),
+        **{"runs": [tmp_path / "no runs"], "kept": tmp_path / "new", "train": False},
+        known=out / "rows",
+    )
+    assert [row.seed for row in lines[0].rows] == [0, 1] and not lines[0].reason
+    assert sorted((out / "rows").iterdir()) == before
 
 
 def test_what_a_line_cannot_be_is_told_before_it_trains(filled, tmp_path):

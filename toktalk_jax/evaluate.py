@@ -175,7 +175,7 @@ def define_flags():
     flags.DEFINE_string(
         "motions", "", "for the row files: a folder of motion files, CLIP.npz"
     )
-    flags.DEFINE_bool("keep_row", False, f"keep the rows in {RESULTS / 'rows'}")
+    flags.DEFINE_bool("keep_row", False, "keep the rows in configs/results/rows")
     flags.mark_flag_as_required("config")
 
 

@@ -67,8 +67,11 @@ def fill(number, config, module, *, runs, kept, known=None, train=True):
         raise ValueError(
             f"{module.__name__} has no table_{number}(); configs/grid.py shows one"
         )
-    read = [*results.load_rows(known or kept), *results.load_rows(kept)]
-    rows = {row.key: row for row in read if row.key}
+    read = dict.fromkeys(
+        path for path in (known, kept) if path
+    )  # kept has the last word
+    rows = {row.key: row for path in read for row in results.load_rows(path)}
+    rows.pop("", None)  # of no table
     lines = []
     for given in describe():
         line = check(given)
@@ -253,13 +256,12 @@ def _on_data(workdir, dataset):
     described = json.loads(kept.read_text())
     before = described.get("directories", [described])
     now = table_rows.identity(dataset)
-    # What a base was trained on holds no tokens of another tokenizer.
-    beside = ("foreign",)
+    # Tokens of a second tokenizer are nothing that a base was trained on.
     return len(before) == len(now) and all(
         old.get(name) == value
         for old, new in zip(before, now, strict=True)
         for name, value in new.items()
-        if name not in beside
+        if name != "foreign"
     )
 
 
