@@ -164,15 +164,20 @@ def text(card):
         "| metric | base | adapter | ratio, paired by clip |",
         "| --- | --- | --- | --- |",
     ]
-    for metric, ratio in card["ratio"].items():
-        if ratio["value"] is not None:
-            low, high = (
-                "" if ratio[end] is None else f"{ratio[end]:.3f}"
-                for end in ("low", "high")
-            )
+    for metric, base in card["base"].items():
+        adapter = card["adapter"].get(metric)
+        if base is not None and adapter is not None:
             lines.append(
-                f"| {metric} | {card['base'][metric]:.3f} | "
-                f"{card['adapter'][metric]:.3f} | {ratio['value']:.3f} "
-                f"[{low}, {high}] |"
+                f"| {metric} | {base:.3f} | {adapter:.3f} | "
+                f"{_ratio(card['ratio'].get(metric))} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def _ratio(found):
+    """Of a metric whose sign may change there is none."""
+    if not found or found["value"] is None:
+        return "-"
+    if found["low"] is None:
+        return f"{found['value']:.3f}"
+    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"

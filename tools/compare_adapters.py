@@ -14,6 +14,7 @@ import pathlib
 from toktalk_jax.training import logs
 
 METRICS = ("lve_mm", "mve_mm", "energy_score", "mouth_gap_r", "std_ratio")
+RATIOS = ("lve_mm", "mve_mm", "energy_score", "std_ratio")  # of r it says nothing
 # What makes a row another one, and a table another one.
 GROUP = ("from", "to", "base_hash", "split", "clips")
 IDENTITY = (*GROUP, "name", "minutes", "steps", "settings")
@@ -78,7 +79,7 @@ def row_of(run):
         "minutes": 0.0 if name == "untrained" else round(card["minutes"], 1),
         "base": {m: card["base"][m] for m in METRICS},
         "adapter": {m: card["adapter"][m] for m in METRICS},
-        "ratio": {m: card["ratio"][m] for m in METRICS},
+        "ratio": {m: card["ratio"][m] for m in RATIOS},
     }
 
 
@@ -120,8 +121,8 @@ def to_markdown(rows):
         "A score through the adapter over that of the base from its own tokens: the "
         "same clips, streamed, the same noise, one sample each; 95 % bootstrap "
         "intervals, paired by clip. Of the three errors less than 1 is better than the "
-        "tokens that the base was trained on, of `mouth_gap_r` more; `std_ratio` tells "
-        "how much more the face moves. Added: to a chunk's time at n = 20, measured "
+        "tokens that the base was trained on; `std_ratio` tells how much more the face "
+        "moves. `mouth_gap_r` is the adapter's own, to be read beside the base's. Added: to a chunk's time at n = 20, measured "
         "beside other work unless its card says otherwise.",
     ]
     for (source, target, code, split, clips), members in groups_of(rows).items():
@@ -138,7 +139,10 @@ def to_markdown(rows):
         for r in members:
             facts = [r["name"], str(r["steps"]), f"{r['minutes']:.0f}"]
             facts += [f"{100 * r['align_explained']:.0f} %"]
-            facts += [_cell(r["ratio"][m]) for m in METRICS]
+            facts += [
+                _cell(r["ratio"][m]) if m in RATIOS else f"{r['adapter'][m]:.3f}"
+                for m in METRICS
+            ]
             added = r["added_share"]
             facts += ["-" if added is None else f"{100 * added:+.1f} %", r["settings"]]
             text += [_line(facts)]
