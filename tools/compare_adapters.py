@@ -123,7 +123,8 @@ def to_markdown(rows):
         "intervals, paired by clip. Of the three errors less than 1 is better than the "
         "tokens that the base was trained on; `std_ratio` tells how much more the face "
         "moves. `mouth_gap_r` is the adapter's own, to be read beside the base's. "
-        "Added: to a chunk's time at n = 20, measured beside other work unless its card says otherwise.",
+        "Added: to a chunk's time at n = 20, measured beside other work unless its "
+        "card says otherwise.",
     ]
     for (source, target, code, split, clips), members in groups_of(rows).items():
         base = ", ".join(f"{m} {members[0]['base'][m]:.3f}" for m in METRICS)
