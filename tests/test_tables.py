@@ -475,6 +475,45 @@ def test_a_table_counts_its_clips_and_names_those_it_lacks():
     assert "Not scored" not in whole and "(11 clips)" not in whole
 
 
+def test_what_was_not_run_stands_with_its_block():
+    here = dataclasses.replace(line("ours", 1.0), block="Codecs")
+    later = table_text.Line("mimi", "Codecs", reason="no weights")
+    other = table_text.Line("hubert", "ASR", reason="no weights")
+    text = table_text.to_markdown(2, [later, other, here])
+    codecs, asr = text.index("## Codecs"), text.index("## ASR")
+    assert text.count("## Codecs") == 1 and text.count(". Face ") == 1
+    assert codecs < text.index("| mimi |") < text.index("| ours |") < asr
+
+
+def test_a_reason_stands_once_for_all_seeds():
+    assert tables._reason({"no data": ["0", "1", "2"]}, (0, 1, 2)) == "no data"
+    some = tables._reason({"no data": ["1", "2"], "no run": ["0"]}, (0, 1, 2))
+    assert some == "seeds 1, 2: no data; seed 0: no run"
+    assert tables._reason({}, (0,)) == ""
+
+
+def test_a_picture_keeps_corpora_and_numbers_apart():
+    """Scores of two corpora share no panel; one line's numbers have one panel."""
+    acted = dataclasses.replace(make_row(), corpus="acted", measured={"rho": 0.5})
+    gains = {"rho nod": 1.0, "rho blink": 0.0}
+    rows_ = [
+        dataclasses.replace(make_row(scores={}), measured=gains | {"rho nod": r})
+        for r in (0.8, 1.0)
+    ]
+    lines = [
+        *(line("ours", 1.0), line("ridge", 2.0)),
+        table_text.Line("acted", "b", (acted,)),
+        table_text.Line("gains", "b", tuple(rows_)),
+        table_text.Line("mimi", "b", reason="no weights"),
+    ]
+    ours, other, beside, of_gains = table_text.panels(3, lines)
+    assert ours[1] == ["ours", "ridge"] and other[1] == ["acted"]
+    once, twice = (found.value for found in ours[2]["lve_mm"])
+    assert twice == pytest.approx(2 * once)
+    assert beside[1] == ["rho"] and of_gains[1] == ["rho blink", "rho nod"]
+    assert [tuple(f)[:3] for f in of_gains[2]["gains"]] == [(0, 0, 0), (0.9, 0.8, 1)]
+
+
 def test_latency_prints_what_it_assumes():
     row = dataclasses.replace(make_row(scores={}), measured={"chatbot_ms": 400.0})
     made = table_text.Line(label="n = 1", block="b", rows=(row,))

@@ -78,24 +78,32 @@ def fill(number, config, module, *, runs, kept, known=None, train=True):
         if any(other.label == line["label"] for other in lines):
             raise ValueError(f"table {number} has two lines {line['label']!r}")
         _check_choices(config, line)
-        found, reasons = [], [line["reason"]] if line["reason"] else []
-        for seed in () if reasons else line["seeds"]:
+        found, missing = [], {}  # reason: the seeds that it keeps away
+        for seed in () if line["reason"] else line["seeds"]:
             row, reason = _row(config, line, seed, rows, runs, kept, train)
             if row is not None:
                 found.append(row)
-            elif len(line["seeds"]) > 1:
-                reasons.append(f"seed {seed}: {reason}")
             else:
-                reasons.append(reason)
+                missing.setdefault(reason, []).append(str(seed))
         names = ("label", "block", "paper")
         lines.append(
             tables.Line(
                 **{name: line[name] for name in names},
                 rows=tuple(found),
-                reason="; ".join(reasons),
+                reason=line["reason"] or _reason(missing, line["seeds"]),
             )
         )
     return lines, list(getattr(module, f"claims_{number}", list)())
+
+
+def _reason(missing, seeds):
+    """One text of {reason: seeds}; which seeds, where it is not all of them."""
+    return "; ".join(
+        reason
+        if len(kept_away) == len(seeds)
+        else f"seed{'s' * (len(kept_away) > 1)} {', '.join(kept_away)}: {reason}"
+        for reason, kept_away in missing.items()
+    )
 
 
 def check(given):

@@ -1,4 +1,4 @@
-"""Rows of results as a picture: one panel per metric, nothing ranked."""
+"""Values and their intervals as a picture: one panel per metric, nothing ranked."""
 
 import itertools
 import pathlib
@@ -6,32 +6,35 @@ import pathlib
 COLUMNS = 4
 
 
-def write(path, rows, tables, label):
+def write(path, blocks):
     """Write a PNG of values and intervals; returns its path.
 
     Args:
-      rows: list of `results.Row`.
-      tables: {title: metrics}, a block of panels each.
-      label: metric -> title of its panel.
+      blocks: list of (title, names from the top, {panel's title: an
+        `intervals.Interval` or None of each name}), drawn below each other.
     """
-    from matplotlib.figure import Figure  # slow to import, and only the report draws
+    from matplotlib.figure import Figure  # slow to import, and only a report draws
 
-    tables = tables or {"no clip was scored": []}
-    lines = [max(1, -(-len(used) // COLUMNS)) for used in tables.values()]
-    high = (0.2 * len(rows) + 0.8) * sum(lines) + 0.4 * len(lines)
-    figure = Figure((4 * COLUMNS, high), layout="constrained")
-    parts = figure.subfigures(len(tables), 1, squeeze=False, height_ratios=lines)
-    blocks = zip(parts[:, 0], lines, tables.items(), strict=True)
-    for part, count, (title, used) in blocks:
+    blocks = blocks or [("no clip was scored", [], {})]
+    deep = [max(1, -(-len(panels) // COLUMNS)) for _, _, panels in blocks]
+    high = [
+        (0.2 * len(names) + 0.8) * lines + 0.4
+        for (_, names, _), lines in zip(blocks, deep, strict=True)
+    ]
+    figure = Figure((4 * COLUMNS, sum(high)), layout="constrained")
+    parts = figure.subfigures(len(blocks), 1, squeeze=False, height_ratios=high)
+    for part, lines, (title, names, panels) in zip(
+        parts[:, 0], deep, blocks, strict=True
+    ):
         part.suptitle(title, fontsize=12, x=0.005, ha="left")
-        panels = part.subplots(count, COLUMNS, squeeze=False, sharey=True).flat
-        for axes, metric in itertools.zip_longest(panels, used):
-            if metric is None:
+        places = part.subplots(lines, COLUMNS, squeeze=False, sharey=True).flat
+        for axes, panel in itertools.zip_longest(places, panels):
+            if panel is None:
                 axes.set_axis_off()
                 continue
-            axes.set_title(label(metric), fontsize=9)
-            _draw(axes, [row.values.get(metric) for row in rows])
-            axes.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=7)
+            axes.set_title(panel, fontsize=9)
+            _draw(axes, panels[panel])
+            axes.set_yticks(range(len(names)), names, fontsize=7)
     figure.savefig(path, dpi=100, metadata={"Software": None})
     return pathlib.Path(path)
 

@@ -63,13 +63,16 @@ def compare(rows, reference):
     }
 
 
-def _cell(value, clips=None):
+def cell(value, clips=None):
+    """An `intervals.Interval`; with its clips, where they are not the `clips` given."""
     if value is None or value.value is None:
         return "-"
     text = f"{value.value:.3f}"
     if value.low is not None:
         text += f" [{value.low:.3f}, {value.high:.3f}]"
-    return text if value.clips == clips else f"{text} ({value.clips} clips)"
+    if clips not in (None, value.clips):
+        text += f" ({value.clips} clips)"
+    return text
 
 
 def grid(head, lines):
@@ -140,6 +143,15 @@ def _tables(rows):
     return {title: used for title, used in tables.items() if used}
 
 
+def _panels(rows):
+    """`_tables` of values, as `plot.write` takes them."""
+    names = [row.name for row in rows]
+    return [
+        (title, names, {_column(m): [row.values.get(m) for row in rows] for m in used})
+        for title, used in _tables(rows).items()
+    ]
+
+
 def _column(metric):
     unit = metrics.DEFINITIONS[metric][0]
     told = unit == "mm" and metric.endswith("_mm")
@@ -151,13 +163,13 @@ def _table(rows, used, ratios):
     clips = {row.name: len(row.scores) for row in rows}
     lines = []
     for row in rows:
-        cells = [_cell(row.values.get(metric), len(row.scores)) for metric in used]
+        cells = [cell(row.values.get(metric), len(row.scores)) for metric in used]
         lines.append([row.name, str(len(row.scores)), str(row.samples), *cells])
     text = grid(["row", "clips", "samples", *map(_column, used)], lines)
     used = [m for m in used if any(m in found for found in ratios.values())]
     if used:
         lines = [
-            [name, *(_cell(found.get(metric), clips[name]) for metric in used)]
+            [name, *(cell(found.get(metric), clips[name]) for metric in used)]
             for name, found in ratios.items()
         ]
         text += ["", *grid(["ratio", *used], lines)]
@@ -173,21 +185,29 @@ def _section(rows, reference):
         text = ["", f"Ratios are to `{reference}`, paired by clip."]
     for title, used in _tables(rows).items():
         text += ["", f"### {title}", "", *_table(rows, used, ratios)]
-    text += _samples_table(rows)
+    if found := over_samples({row.name: row for row in rows}):
+        text += ["", "Over the samples of each clip:", "", *found]
     return text
 
 
-def _samples_table(rows):
-    """Best, mean and spread over the samples of a clip, where there are several."""
+def over_samples(rows):
+    """Best, mean and spread over the samples of a clip, where there are several.
+
+    Args:
+      rows: {name: `results.Row`}.
+
+    Returns:
+      lines of a Markdown table; none where no row has several samples.
+    """
     lines = [
-        [row.name, metric, *(_cell(found[k]) for k in ("best", "mean", "spread"))]
-        for row in rows
+        [name, metric, *(cell(found[k]) for k in ("best", "mean", "spread"))]
+        for name, row in rows.items()
         for metric, found in row.over_samples.items()
     ]
     if not lines:
         return []
     head = ["row", "metric", "best sample", "mean over samples", "spread (std)"]
-    return ["", "Over the samples of each clip:", "", *grid(head, lines)]
+    return grid(head, lines)
 
 
 def to_markdown(rows, title, reference=None):
@@ -246,5 +266,5 @@ def write_report(directory, rows, title, reference=None, stem="report"):
     return (
         write_whole(directory / f"{stem}.md", to_markdown(rows, title, reference)),
         write_whole(directory / f"{stem}.json", text + "\n"),
-        plot.write(directory / f"{stem}.png", rows, _tables(rows), _column),
+        plot.write(directory / f"{stem}.png", _panels(rows)),
     )

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import pathlib
 
-from toktalk_jax.evaluation import intervals, metrics, paper, report, results
+from toktalk_jax.evaluation import intervals, metrics, paper, plot, report, results
 from toktalk_jax.evaluation.claims import check_claim
 from toktalk_jax.training.logs import write_whole
 
@@ -80,12 +80,14 @@ def to_markdown(number, lines, claims=()):
     ]
     if number in ASSUMED:
         text += ["", ASSUMED[number]]
-    for head in dict.fromkeys(_head(line) for line in lines):
-        members = [line for line in lines if _head(line) == head]
-        text += ["", f"## {head}", "", *_block(members, columns, printed)]
-    text += _over_samples(lines)
+    for (block, facts), members in _groups(lines).items():
+        text += ["", f"## {block}", ""] + ([facts, ""] if facts else [])
+        text += _block(members, columns, printed)
     if claims:
         text += ["", "## What the paper claims", "", *_claims(claims)]
+    first = {line.label: line.rows[0] for line in lines if line.rows}
+    if found := report.over_samples(first):
+        text += ["", "## Over the samples of each clip (first seed)", "", *found]
     if columns:
         text += ["", "## Definitions", ""]
     for metric in columns:
@@ -100,15 +102,22 @@ def to_markdown(number, lines, claims=()):
     return "\n".join(text) + "\n"
 
 
-def _head(line):
-    """What may stand under one heading: the block, and what it was scored on."""
-    if not line.rows:
-        return line.block
-    row = line.rows[0]
+def _groups(lines):
+    """{(block, what it was scored on): lines}; what was not run is with its block."""
+    facts = {}  # of the first line of a block that was run
+    for line in lines:
+        if line.rows:
+            facts.setdefault(line.block, _facts(line.rows[0]))
+    groups = {}
+    for line in lines:
+        found = _facts(line.rows[0]) if line.rows else facts.get(line.block, "")
+        groups.setdefault((line.block, found), []).append(line)
+    return groups
+
+
+def _facts(row):
     regions = ", ".join(f"{name} {code}" for name, code in sorted(row.regions.items()))
-    return (
-        f"{line.block} ({report.scored_on(row)}; face {row.head}; vertices {regions})"
-    )
+    return f"On {report.scored_on(row)}. Face {row.head}, vertices {regions}."
 
 
 def _measured(lines):
@@ -127,7 +136,7 @@ def _block(lines, columns, printed):
     for line in lines:
         theirs = printed.rows.get(line.paper, (None,) * len(beside))
         clips = min([len(row.scores) for row in line.rows], default=0)
-        cells = [_cell(line.interval(metric), clips) for metric in columns]
+        cells = [report.cell(line.interval(metric), clips) for metric in columns]
         cells += [_mean([row.measured.get(key) for row in line.rows]) for key in more]
         if not line.rows and (columns or more):
             cells = [f"not run: {line.reason}", *[""] * (len(cells) - 1)]
@@ -136,16 +145,6 @@ def _block(lines, columns, printed):
         counts = [str(n or "-") for n in (len(line.rows), clips, samples)]
         body.append([line.label, *counts, *cells, *theirs])
     return report.grid(head, body)
-
-
-def _cell(found, clips=None):
-    """An interval; with how many clips stand behind it, where it is not `clips`."""
-    if found is None or found.value is None:
-        return "-"
-    text = f"{found.value:.3f}"
-    if found.low is not None:
-        text += f" [{found.low:.3f}, {found.high:.3f}]"
-    return text if clips in (None, found.clips) else f"{text} ({found.clips} clips)"
 
 
 def _missing(lines):
@@ -176,28 +175,12 @@ def _mean(values):
     return f"{sum(values) / len(values):.4g}" if values else "-"
 
 
-def _over_samples(lines):
-    """Best, mean and spread over the samples of a clip, of each line's first seed."""
-    body = [
-        [line.label, metric, *(_cell(found[k]) for k in ("best", "mean", "spread"))]
-        for line in lines
-        if line.rows
-        for metric, found in line.rows[0].over_samples.items()
-    ]
-    if not body:
-        return []
-    head = ["row", "metric", "best sample", "mean over samples", "spread (std)"]
-    return ["", "## Over the samples of each clip (first seed)", ""] + report.grid(
-        head, body
-    )
-
-
 def _claims(claims):
     head = ["claim", "metric", "better", "worse", "seeds", "difference", "verdict"]
     body = []
     for claim in claims:
         found = claim["difference"]
-        found = _cell(intervals.Interval(**found)) if found else "-"
+        found = report.cell(intervals.Interval(**found)) if found else "-"
         if "at_most_times" in claim and claim["difference"]:
             found = f"ratio {found}"
         names = [claim[name] for name in ("claim", "metric", "better")]
@@ -291,44 +274,39 @@ def write(directory, number, lines, claims=()):
     content = to_json(number, lines, claims)
     text = json.dumps(content, indent=1, allow_nan=False, sort_keys=True) + "\n"
     write_whole(directory / f"table_{number}.json", text)
-    plot(directory / f"table_{number}.png", number, lines)
+    plot.write(directory / f"table_{number}.png", list(panels(number, lines)))
     return write_whole(
         directory / f"table_{number}.md", to_markdown(number, lines, claims)
     )
 
 
-def plot(path, number, lines):
-    """One panel a metric (or other number): every line's value and interval."""
-    from matplotlib.figure import Figure
+def panels(number, lines):
+    """Blocks of `plot.write`: scores by corpus, then what was measured beside them."""
+    scored, measured = {}, {}
+    for line in lines:
+        if line.rows:
+            title = report.scored_on(line.rows[0])
+            if any(row.scores for row in line.rows):
+                scored.setdefault(title, []).append(line)
+            if keys := tuple(_measured([line])):
+                measured.setdefault((title, keys), []).append(line)
+    for title, members in scored.items() if COLUMNS[number] else ():
+        names = [line.label for line in members]
+        yield (
+            *(title, names),
+            {m: [line.interval(m) for line in members] for m in COLUMNS[number]},
+        )
+    for (title, keys), members in measured.items():
+        found = [[_over_seeds(line, key) for key in keys] for line in members]
+        names = [line.label for line in members]
+        if len(members) == 1:  # one line of many numbers
+            yield title, list(keys), {names[0]: found[0]}
+        else:
+            yield title, names, dict(zip(keys, zip(*found, strict=True), strict=True))
 
-    lines = [line for line in lines if line.rows]
-    more = _measured(lines)
-    names = [*COLUMNS[number], *more]
-    columns = min(4, max(len(names), 1))
-    deep = -(-len(names) // columns) or 1
-    figure = Figure((4.2 * columns, (0.24 * len(lines) + 1) * deep), layout="tight")
-    for place, name in enumerate(names):
-        axes = figure.add_subplot(deep, columns, place + 1)
-        axes.set_title(name, fontsize=9)
-        axes.set_yticks(range(len(lines)), [line.label for line in lines], fontsize=7)
-        if place % columns:
-            axes.tick_params(labelleft=False)
-        axes.set_ylim(len(lines) - 0.5, -0.5)
-        axes.tick_params(axis="x", labelsize=7)
-        axes.grid(axis="x", alpha=0.3)
-        for height, line in enumerate(lines):
-            _draw(axes, height, line, name)
-    figure.savefig(path, dpi=100, metadata={"Software": None})
 
-
-def _draw(axes, height, line, name):
-    if name not in metrics.DEFINITIONS:
-        values = [row.measured[name] for row in line.rows if name in row.measured]
-        axes.plot(values, [height] * len(values), "o", color="tab:green", ms=4)
-        return
-    found = line.interval(name)
-    if found is None or found.value is None:
-        return
-    if found.low is not None:
-        axes.plot([found.low, found.high], [height] * 2, color="tab:blue", lw=1.5)
-    axes.plot(found.value, height, "o", color="tab:blue", ms=4)
+def _over_seeds(line, key):
+    """Mean, least and largest of what was measured beside the scores."""
+    values = [row.measured[key] for row in line.rows if key in row.measured]
+    mean = sum(values) / len(values)
+    return intervals.Interval(mean, min(values), max(values), 0)
