@@ -92,6 +92,8 @@ def table_3():
     }
     yield {**variants, "label": "mean of 5 samples", "method": "mean", "seeds": (0,)}
     yield {**variants, "label": "whole clip", "method": "whole", "seeds": (0,)}
+    noiseless = {"sample": {"temperature": 0.0}}  # what the noise adds, good and bad
+    yield {**variants, **noiseless, "label": "from no noise (temperature 0)"}
     adapted = {"block": "Adaptation layers"}
     yield {
         **{**adapted, "label": "whisper before a base on lyra"},
@@ -122,6 +124,7 @@ def baselines():
     yield {**block, "label": "ridge regression", "method": "ridge"}
     yield {**block, "label": "the performer's rules", "method": "rules"}
     yield {**block, "label": "mean face", "method": "static"}
+    yield {**block, "label": "the truth itself", "method": "truth"}
     for name in ("DiffPoseTalk", "MSMD"):
         reason = f"the {name} baseline is not part of this code base yet"
         yield {"label": name, "block": "Baselines", "paper": name, "reason": reason}
@@ -144,6 +147,7 @@ def styles():
         **{**block, "label": "trained without style, acted", "train": NO_STYLE},
         **{"style": "none", "seeds": SEEDS},
     }
+    yield {**block, "label": "the truth itself, acted", "method": "truth"}
 
 
 def style_gains():
@@ -244,6 +248,12 @@ def table_5():
                     **{"paper": name, "timed": 0 if matched else 50},
                     "seeds": SEEDS if matched else (0,),
                 }
+    for seconds in CHUNKS:  # how much of the jitter is speech
+        yield {
+            **{"label": f"C = {seconds} s, the truth itself", "method": "truth"},
+            **{"block": "Truth", "data": "mel_rvq"},
+            "sample": {"chunk_seconds": seconds},
+        }
     for frames in (10, 20):
         yield {
             "label": f"{cell(0.4, 10)}, {frames} known frames",

@@ -22,7 +22,7 @@ TITLES = {
 _ERRORS = ("mve_mm", "lve_mm", "fdd_1e5m", "mod_mm", "energy_score", "mouth_gap_r")
 COLUMNS = {
     2: (*_ERRORS, "std_ratio"),
-    3: (*_ERRORS, "std_ratio", "boundary_excess"),
+    3: (*_ERRORS, "std_ratio", "jitter", "boundary_excess"),
     4: (),
     5: (
         *("mve_mm", "lve_mm", "energy_score", "jitter"),
