@@ -208,13 +208,19 @@ def _against(claim):
 
 
 def _whys(claims):
-    """A line for every claim that was asked and does not hold: why, as far as known."""
+    """Every claim that was asked and does not hold: why, as far as known."""
+    groups = {}
+    for claim in claims:
+        verdict = claim["verdict"]
+        if verdict in ("holds", "not run"):
+            continue
+        why = claim.get("why", {}).get(verdict) or "Why is not known."
+        pair = f"{claim['better']} against {_against(claim)}"
+        key = claim["claim"], claim["metric"], verdict, why
+        groups.setdefault(key, []).append(pair)
     lines = [
-        f"- {claim['claim']}, `{claim['metric']}`, {claim['better']} against "
-        f"{_against(claim)}: {claim['verdict']}. "
-        + claim.get("why", {}).get(claim["verdict"], "Why is not known.")
-        for claim in claims
-        if claim["verdict"] not in ("holds", "not run")
+        f"- {words}, `{metric}`, {'; '.join(pairs)}: {verdict}. {why}"
+        for (words, metric, verdict, why), pairs in groups.items()
     ]
     return ["", "What does not hold, and why:", "", *lines] if lines else []
 
