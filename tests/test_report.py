@@ -105,6 +105,25 @@ def test_paired_rows_share_their_clips():
         intervals.paired(ours, theirs, "lve_mm", kind="quotient")
 
 
+def test_an_interval_of_a_correlation_stays_below_one():
+    """Of few speakers, one much unlike the others, a symmetric one would not."""
+    rng = np.random.default_rng(0)
+    scores = {}
+    for k, noise in enumerate((0.02, 0.02, 0.02, 0.9, 0.02)):
+        x = rng.normal(size=75)
+        y = x + noise * rng.normal(size=75)
+        sums = [75.0, x.sum(), y.sum(), x @ x, y @ y, x @ y]
+        scores[f"clip{k}"] = {"mouth_gap_r": sums, "speaker": f"s{k}"}
+    found = intervals.interval(scores, "mouth_gap_r")
+    assert found.low < found.value < found.high < 1
+    pooled = np.sum([score["mouth_gap_r"] for score in scores.values()], axis=0)
+    assert found.value == pytest.approx(intervals.pool("mouth_gap_r", pooled), abs=1e-8)
+    x = np.arange(75.0)
+    exact = [75.0, x.sum(), x.sum(), x @ x, x @ x, x @ x]
+    same = intervals.interval(scores_of([exact] * 3, "mouth_gap_r"), "mouth_gap_r")
+    assert same.value == pytest.approx(1) and same.high <= 1
+
+
 def test_undefined_is_none_and_skips_are_not_averaged():
     scores = scores_of([1.0, 3.0])
     scores["short"] = {"skipped": {"lve_mm": "why"}}
@@ -235,7 +254,8 @@ def test_signed_numbers_have_no_ratio():
     tables = [part.splitlines() for part in text.split("### ")[1:]]
     assert [lines[0] for lines in tables] == ["Error", "Dynamics", "Timing and head"]
     dynamics = [line for line in tables[1] if line.startswith("| r")]
-    assert dynamics[0] == "| row | clips | samples | std_ratio | fdd_signed (mm^2) |"
+    heads = "std_ratio → 1 | fdd_signed (mm^2) → 0"
+    assert dynamics[0] == f"| row | clips | samples | {heads} |"
     assert "| ratio | std_ratio |" in dynamics
     # 0.25 at the peaks and 0.1 anywhere; a table of gains has no ratios at all.
     assert "| ours | 12 | 1 | 0.150 [0.150, 0.150] |" in tables[2]

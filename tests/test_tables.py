@@ -29,6 +29,10 @@ def get_config(arg=""):
     return grid.get_config("smoke")
 
 
+def about(config):
+    return f"Trained on {config.total_steps} batches."
+
+
 def table_3():
     seeds = {"data": "mel_rvq", "seeds": (0, 1)}
     yield {**seeds, "label": "TokTalk", "paper": "TokTalk w/ style", "timed": 2}
@@ -72,7 +76,7 @@ def filled(miniature, tiny_dataset, tmp_path_factory):
     lines, claims = tables.fill(
         3, config, module, runs=[runs], kept=out / "rows", train=True
     )
-    table_text.write(out, 3, lines, claims)
+    table_text.write(out, 3, lines, claims, module.about(config))
     return config, module, runs, out
 
 
@@ -95,6 +99,7 @@ def test_a_table_trains_what_is_missing(filled):
     assert verdicts[1] == "not run"
     text = (out / "table_3.md").read_text()
     assert "not run: not here" in text and "*14.53*" in text
+    assert f"Trained on {filled[0].total_steps} batches." in text
     assert "Over the samples" in text
     assert (out / "table_3.png").stat().st_size > 5000
 
@@ -316,6 +321,7 @@ def test_the_temperature_is_matched_by_the_motions_std(styled, monkeypatch):
 def test_every_table_of_grid_is_well_formed(tmp_path):
     """Every line resolves to a config, every claim to lines and a directed metric."""
     config = grid.get_config()
+    assert "8,000 batches of 16" in grid.about(config)
     for number in table_text.TITLES:
         lines, claims = tables.fill(
             number, config, grid, runs=[tmp_path], kept=tmp_path / "rows", train=False
@@ -508,10 +514,10 @@ def test_a_picture_keeps_corpora_and_numbers_apart():
     ]
     ours, other, beside, of_gains = table_text.panels(3, lines)
     assert ours[1] == ["ours", "ridge"] and other[1] == ["acted"]
-    once, twice = (found.value for found in ours[2]["lve_mm"])
+    once, twice = (found.value for found in ours[2]["lve_mm ↓"])
     assert twice == pytest.approx(2 * once)
     assert beside[1] == ["rho"] and of_gains[1] == ["rho blink", "rho nod"]
-    assert [tuple(f)[:3] for f in of_gains[2]["gains"]] == [(0, 0, 0), (0.9, 0.8, 1)]
+    assert of_gains[2]["gains"] == [[0.0, 0.0], [0.8, 1.0]]
 
 
 def test_latency_prints_what_it_assumes():
@@ -530,7 +536,7 @@ def test_a_bound_must_hold_for_every_seed():
     assert found["verdict"] == "holds"
     assert found["difference"]["value"] == pytest.approx(0.15)
     text = table_text.to_markdown(3, [good], [found])
-    assert "at least 0.8" in text and "[least, largest seed]" in text
+    assert "| at least 0.8 | 2 | is 0.95 (seeds 0.9 to 1) | **holds** |" in text
     mixed = check_claim([good], {**claim, "at_least": 0.95})
     assert mixed["verdict"] == "not resolved"
     none = check_claim([good], {**claim, "at_least": 1.1})
@@ -554,10 +560,17 @@ def test_a_claim_may_ask_for_a_ratio_or_for_matched_motion():
     assert near["difference"]["value"] == pytest.approx(1.02)
     text = table_text.to_markdown(3, lines, [near])
     assert "at most 1.05 times base" in text and "ratio 1.020 [" in text
-    # make_row's std_ratio goes with the root of its factor: 1.02 is alike, 1.2 is not.
+    # make_row's std_ratio goes with the root of its factor: 1.02 is alike, 1.2 is not,
+    # and two that are alike but move otherwise than the truth are not matched either.
+    one = lines[0].interval("std_ratio").value ** -2
+    factors = {"base": one, "near": 1.02 * one, "far": 1.2 * one}
+    factors |= {"still": 0.7 * one, "as still": 0.71 * one}
+    lines = [line(name, factor) for name, factor in factors.items()]
     claim = {"claim": "c", "metric": "lve_mm", "better": "base", "matched": "std_ratio"}
     near, far = (check_claim(lines, {**claim, "worse": w}) for w in ("near", "far"))
     assert near["verdict"] == "holds" and far["verdict"] == "not matched"
+    still = check_claim(lines, {**claim, "better": "still", "worse": "as still"})
+    assert still["verdict"] == "not matched"
     unscored = check_claim(lines, {**claim, "worse": "near", "matched": "closure"})
     assert unscored["verdict"] == "not matched"
 

@@ -132,6 +132,7 @@ def _tables():
         raise ValueError(f"--table holds {unknown}; expected {[*table_text.TITLES]}")
     module = tables.module_of(config_flags.get_config_filename(f["config"]))
     out = pathlib.Path(f.out or RESULTS)
+    about = module.about(f.config) if hasattr(module, "about") else ""
     for number in f.table:
         lines, claims = tables.fill(
             *(number, f.config, module),
@@ -140,7 +141,7 @@ def _tables():
             known=RESULTS / "rows",
             train=f.train,
         )
-        yield table_text.write(out, number, lines, claims)
+        yield table_text.write(out, number, lines, claims, about)
 
 
 def define_flags():

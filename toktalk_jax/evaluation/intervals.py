@@ -112,9 +112,18 @@ def interval(scores, metric, seed=0, resamples=RESAMPLES):
       scores: {clip_id: dict of `scoring.score_clip`, its "speaker" if known}, or a
         list of those, one for each training seed; clips that skipped the metric are
         left out and not counted.
-      metric: a name of `metrics.DEFINITIONS`.
+      metric: a name of `metrics.DEFINITIONS`; of a correlation the interval is that of
+        Fisher's z, which does not leave -1 to 1.
     """
-    return _bootstrap(lambda v: v[0], [scores], metric, seed, resamples)
+    if _POOLS.get(metric) is not _correlation:
+        return _bootstrap(lambda v: v[0], [scores], metric, seed, resamples)
+    most = 1 - 1e-9  # of 1 itself z is infinite
+    z = _bootstrap(
+        lambda v: np.arctanh(np.clip(v[0], -most, most)),
+        *([scores], metric, seed, resamples),
+    )
+    ends = (None if end is None else float(np.tanh(end)) for end in z[:3])
+    return Interval(*ends, z.clips)
 
 
 def paired(

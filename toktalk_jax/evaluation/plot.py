@@ -11,7 +11,8 @@ def write(path, blocks):
 
     Args:
       blocks: list of (title, names from the top, {panel's title: an
-        `intervals.Interval` or None of each name}), drawn below each other.
+        `intervals.Interval`, None, or the numbers of its training seeds, of each
+        name}), drawn below each other.
     """
     from matplotlib.figure import Figure  # slow to import, and only a report draws
 
@@ -39,12 +40,15 @@ def write(path, blocks):
     return pathlib.Path(path)
 
 
-def _draw(axes, intervals):
+def _draw(axes, values):
     """A point and its interval per row, from the top; None leaves its place empty."""
-    axes.set_ylim(len(intervals) - 0.5, -0.5)
+    axes.set_ylim(len(values) - 0.5, -0.5)
     axes.tick_params(axis="x", labelsize=7)
     axes.grid(axis="x", alpha=0.3)
-    for height, found in enumerate(intervals):
+    for height, found in enumerate(values):
+        if isinstance(found, list):
+            axes.plot(found, [height] * len(found), "o", color="tab:green", ms=4)
+            continue
         if found is None or found.value is None:
             continue
         if found.low is not None:

@@ -35,6 +35,7 @@ BETTER = {
     "one": "1 is truth's",
     "zero": "0 is truth's",
 }
+ARROWS = {"low": "↓", "high": "↑", "one": "→ 1", "zero": "→ 0"}
 
 
 def compare(rows, reference):
@@ -118,7 +119,11 @@ def _groups(rows):
 
 def scored_on(row):
     """Corpus, speakers, vocabulary and part of the clips, for a heading."""
-    speakers = f"{row.speakers} speaker" + "s" * (row.speakers != 1)
+    acted = any(part.get("perform_styles") for part in row.data)
+    speakers = f"{row.speakers} {'style' if acted else 'speaker'}"
+    speakers += "s" * (row.speakers != 1)
+    if acted:  # one talker's sound, moved by rules: no speaker of that style exists
+        speakers += " of the procedural performer"
     part = "" if row.scored == "all" else f", {row.scored.replace('_', ' ')} of clips"
     return f"{row.corpus}: {speakers}, {row.vocabulary}{part}"
 
@@ -147,15 +152,17 @@ def _panels(rows):
     """`_tables` of values, as `plot.write` takes them."""
     names = [row.name for row in rows]
     return [
-        (title, names, {_column(m): [row.values.get(m) for row in rows] for m in used})
+        (title, names, {column(m): [row.values.get(m) for row in rows] for m in used})
         for title, used in _tables(rows).items()
     ]
 
 
-def _column(metric):
+def column(metric):
+    """A metric's head: its name, unit where the name lacks it, and what is good."""
     unit = metrics.DEFINITIONS[metric][0]
     told = unit == "mm" and metric.endswith("_mm")
-    return f"{metric} ({unit})" if unit and not told else metric
+    name = f"{metric} ({unit})" if unit and not told else metric
+    return f"{name} {ARROWS[metrics.DEFINITIONS[metric][1]]}"
 
 
 def _table(rows, used, ratios):
@@ -165,7 +172,7 @@ def _table(rows, used, ratios):
     for row in rows:
         cells = [cell(row.values.get(metric), len(row.scores)) for metric in used]
         lines.append([row.name, str(len(row.scores)), str(row.samples), *cells])
-    text = grid(["row", "clips", "samples", *map(_column, used)], lines)
+    text = grid(["row", "clips", "samples", *map(column, used)], lines)
     used = [m for m in used if any(m in found for found in ratios.values())]
     if used:
         lines = [
