@@ -338,7 +338,7 @@ def table_5():
         }
     for frames in (10, 20):
         yield {
-            "label": f"{cell(0.4, 10)}, {frames} known frames",
+            "label": f"{cell(0.4, 10)}, {frames} context frames",
             **{"block": "As configured", "data": "mel_rvq", "timed": 50},
             "sample": {"context_frames": frames, "num_steps": 10},
         }
