@@ -289,11 +289,11 @@ STEPS, CHUNKS = (1, 5, 10, 20), (0.4, 0.8, 1.2)
 def table_4():
     """Latency of the first frame on this machine."""
     for steps in STEPS:
-        paper = f"TokTalk, n = {steps}" if steps in (1, 20) else ""
+        printed = f"TokTalk, n = {steps}" if steps in (1, 20) else ""
         yield {
             **{"label": f"TokTalk, n = {steps}", "block": "Measured here"},
             **{"data": "mel_rvq", "sample": {"num_steps": steps}, "timed": 100},
-            "paper": paper,
+            "paper": printed,
         }
     for name in ("Han et al.", "Lee et al.", "DiffPoseTalk"):
         yield {

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from toktalk_jax.evaluate import evaluate
-from toktalk_jax.evaluation import report
+from toktalk_jax.evaluation import intervals, report
 from toktalk_jax.models.adapter import adapt_clip
 from toktalk_jax.sample import make_sampler
 from toktalk_jax.training import adapters, logs
@@ -167,17 +167,8 @@ def text(card):
     for metric, base in card["base"].items():
         adapter = card["adapter"].get(metric)
         if base is not None and adapter is not None:
-            lines.append(
-                f"| {metric} | {base:.3f} | {adapter:.3f} | "
-                f"{_ratio(card['ratio'].get(metric))} |"
-            )
+            # A metric whose sign may change has no ratio.
+            ratio = card["ratio"].get(metric)
+            ratio = report.cell(ratio and intervals.Interval(**ratio))
+            lines.append(f"| {metric} | {base:.3f} | {adapter:.3f} | {ratio} |")
     return "\n".join(lines) + "\n"
-
-
-def _ratio(found):
-    """Of a metric whose sign may change there is none."""
-    if not found or found["value"] is None:
-        return "-"
-    if found["low"] is None:
-        return f"{found['value']:.3f}"
-    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"

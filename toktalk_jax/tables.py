@@ -67,9 +67,8 @@ def fill(number, config, module, *, runs, kept, known=None, train=True):
         raise ValueError(
             f"{module.__name__} has no table_{number}(); configs/grid.py shows one"
         )
-    read = dict.fromkeys(
-        path for path in (known, kept) if path
-    )  # kept has the last word
+    # Each folder once; kept has the last word.
+    read = dict.fromkeys(path for path in (known, kept) if path)
     rows = {row.key: row for path in read for row in results.load_rows(path)}
     rows.pop("", None)  # of no table
     lines = []

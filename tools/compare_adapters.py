@@ -11,6 +11,7 @@ import argparse
 import json
 import pathlib
 
+from toktalk_jax.evaluation import intervals, report
 from toktalk_jax.training import logs
 
 METRICS = ("lve_mm", "mve_mm", "energy_score", "mouth_gap_r", "std_ratio")
@@ -105,14 +106,6 @@ def groups_of(rows):
     return groups
 
 
-def _cell(found):
-    if found["value"] is None:
-        return "-"
-    if found["low"] is None:
-        return f"{found['value']:.3f}"
-    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
-
-
 def to_markdown(rows):
     """The tables, one per pair of tokenizers and base."""
     text = [
@@ -141,7 +134,9 @@ def to_markdown(rows):
             facts = [r["name"], str(r["steps"]), f"{r['minutes']:.0f}"]
             facts += [f"{100 * r['align_explained']:.0f} %"]
             facts += [
-                _cell(r["ratio"][m]) if m in RATIOS else f"{r['adapter'][m]:.3f}"
+                report.cell(intervals.Interval(**r["ratio"][m]))
+                if m in RATIOS
+                else f"{r['adapter'][m]:.3f}"
                 for m in METRICS
             ]
             added = r["added_share"]
