@@ -15,6 +15,9 @@ from toktalk_jax.baselines import rules
 from toktalk_jax.evaluation import predict, scoring
 from toktalk_jax.evaluation.results import Row
 
+NOISE = np.random.default_rng(0).normal(0, 3000, 16000).astype(np.int16)
+HUM = (9000 * np.sin(2 * np.pi * 140 * np.arange(16000) / 16000)).astype(np.int16)
+
 
 @pytest.fixture(scope="module")
 def made(tiny_dataset, tiny_run):
@@ -39,6 +42,10 @@ def with_first(made, **changes):
             lambda c: {"loudness": np.full(len(c.motion), -90, "f4")},
             "no frame is voiced: the loudest has -90 dB",
         ),
+        (
+            lambda c: {"audio": NOISE, "loudness": np.full(len(c.motion), -20, "f4")},
+            "no frame is voiced: its sound has no pitch",
+        ),
         (lambda c: {"motion": c.motion * np.nan}, "not finite"),
     ],
 )
@@ -52,6 +59,14 @@ def test_a_clip_that_says_nothing_is_named(made, method, change, reason):
     for other, scores in row.scores.items():
         assert scores["lve_mm"] == pytest.approx(others.scores[other]["lve_mm"])
     assert all(v.value is None or np.isfinite(v.value) for v in row.values.values())
+
+
+def test_a_pitch_anywhere_is_a_voice(made):
+    heard = NOISE.copy()
+    heard[4000:8000] += HUM[4000:8000]
+    loud = np.full(len(made.clips[0].motion), -20, "f4")
+    row = rows.score(with_first(made, audio=heard, loudness=loud), "static")
+    assert len(row.scores) == len(made.clips) and not row.skipped
 
 
 def test_foreign_tokens_that_end_early_are_named_too(made, monkeypatch):
@@ -90,8 +105,8 @@ def test_tracked_lips_are_scored_in_the_scored_frames_alone(made, monkeypatch):
 
 def test_rules_move_the_clips_whose_sound_and_phonemes_are_known(made):
     """Against themselves they make no error; what they lack is named."""
-    rng, long = np.random.default_rng(0), len(made.clips[0].tokens) * 1280
-    audio = rng.normal(0, 3000, long).astype("i2")
+    long = len(made.clips[0].tokens) * 1280
+    audio = np.resize(HUM, long)
     phonemes = ((0.2, 0.4, "m"), (0.4, 0.8, "a"), (0.8, 1.0, "b"))
     truth = rules.predict(audio, phonemes)[: rows.frames(made.clips[0])]
     told = with_first(made, audio=audio, phonemes=phonemes, motion=truth)
@@ -112,8 +127,11 @@ def test_rules_move_the_clips_whose_sound_and_phonemes_are_known(made):
 
 def test_motion_files_of_any_system_are_scored(made, tmp_path):
     """The truth scores 0; what is missing, at another rate or cut off is named."""
-    full, bare, fast, short = tmp_path, *(tmp_path / n for n in ("b", "f", "s"))
-    for folder in (bare, fast, short):
+    full, bare, fast, short, alien = (
+        tmp_path,
+        *(tmp_path / n for n in ("b", "f", "s", "a")),
+    )
+    for folder in (bare, fast, short, alien):
         folder.mkdir()
     for k, clip in enumerate(made.clips):
         arrays = {"motion": clip.motion}
@@ -124,6 +142,7 @@ def test_motion_files_of_any_system_are_scored(made, tmp_path):
             np.savez(full / f"{clip.clip_id}.npz", **arrays)
         np.savez(fast / f"{clip.clip_id}.npz", **arrays, fps=30.0)
         np.savez(short / f"{clip.clip_id}.npz", motion=clip.motion[:-5])
+        np.savez(alien / f"{clip.clip_id}.npz", **arrays, face_model="flame2023")
     score = lambda folder: rows.score(  # noqa: E731
         dataclasses.replace(made, motions=str(folder)), "files"
     )
@@ -132,6 +151,7 @@ def test_motion_files_of_any_system_are_scored(made, tmp_path):
     for folder, reason in (
         (bare, "no motion file"),
         (fast, "30 frames a second, not 25"),
+        (alien, f"the face model 'flame2023', not of '{made.head.name}'"),
         (short, f"{len(made.clips[0].motion) - 5} of "),
     ):
         row = score(folder)
@@ -139,9 +159,14 @@ def test_motion_files_of_any_system_are_scored(made, tmp_path):
         assert reason in row.skipped[predict.name_of(made.clips[0])]
 
 
-def test_order_batch_and_padding_change_no_score(made, monkeypatch):
+@pytest.mark.parametrize("known", [True, False])
+def test_order_batch_and_padding_change_no_score(made, monkeypatch, known):
+    """Nor where each clip is shown another of a speaker whom training never saw."""
+    if not known:
+        new = [dataclasses.replace(c, speaker_id="new") for c in made.clips]
+        made = dataclasses.replace(made, clips=new)
     plain = rows.score(made, "stream")
-    turned = dataclasses.replace(made, clips=made.clips[::-1])
+    turned = dataclasses.replace(made, clips=made.clips[::-1], train=made.train[::-1])
     monkeypatch.setattr(predict, "BATCH", 2)
     other = rows.score(turned, "stream")
     assert set(other.scores) == set(plain.scores)

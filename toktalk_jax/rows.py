@@ -19,7 +19,7 @@ from toktalk_jax import motion as mo
 from toktalk_jax import takes
 from toktalk_jax import task as tasks
 from toktalk_jax.baselines import ridge
-from toktalk_jax.evaluation import predict, references, results, scoring
+from toktalk_jax.evaluation import predict, probes, references, results, scoring
 from toktalk_jax.inputs import heard_by
 from toktalk_jax.methods import BASELINES, METHODS
 from toktalk_jax.sample import make_sampler
@@ -37,6 +37,8 @@ VOCABULARY = {
     "grid": "51 words",
     "grid_performer": "51 words",
     "performer": "150 sentences",
+    "ravdess": "2 sentences",
+    "hdtf_tfhp": "open vocabulary",
 }
 
 
@@ -144,6 +146,11 @@ def _read_file(task, clip):
         return ValueError(str(error))
     if take.fps != mo.FPS:
         return ValueError(f"{file} has {take.fps:g} frames a second, not {mo.FPS}")
+    if take.face_model not in (None, task.head.name):
+        return ValueError(
+            f"{file} holds coefficients of the face model {take.face_model!r}, not of "
+            f"{task.head.name!r}: the same numbers are other faces there"
+        )
     if take.head_joint != joint:
         return ValueError(
             f"{file} turns the head at {take.head_joint!r}, not {joint!r}"
@@ -235,6 +242,9 @@ def check_clip(clip, foreign=False):
             f"no frame is voiced: the loudest has {clip.loudness.max():.0f} dB, under "
             f"{VOICED_DB:.0f} dB of full scale"
         )
+    # Loud enough may still be a cough or traffic; where there is sound, ask it.
+    if clip.audio is not None and not probes.voiced(clip.audio):
+        raise ValueError("no frame is voiced: its sound has no pitch anywhere")
 
 
 def _score_clip(task, clip, motion, control):
@@ -297,7 +307,9 @@ def facts(task, method):
         "name": row_name(task, method),
         "corpus": "+".join(corpora),
         "speakers": len({clip.speaker_id for clip in task.clips}),
-        "vocabulary": ", ".join(VOCABULARY.get(c, "open") for c in corpora),
+        "vocabulary": ", ".join(
+            VOCABULARY.get(c, "vocabulary unknown") for c in corpora
+        ),
         "head": task.head.name,
         "regions": scoring.region_hashes(task.head),
         "samples": task.samples if several else 1,

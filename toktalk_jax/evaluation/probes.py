@@ -12,6 +12,7 @@ from toktalk_jax import motion as mo
 CELL = round(mo.SAMPLE_RATE / mo.TOKEN_HZ)  # samples of a token
 LOWEST_HZ, HIGHEST_HZ = 60.0, 400.0
 PERIODIC = 0.15  # below this YIN's normalised difference calls a cell voiced
+PERHAPS = 0.35  # as far as it goes in speech, and noise hardly ever
 SILENT = 1e-3  # rms of a cell that has no pitch, of full scale
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
@@ -26,8 +27,7 @@ def properties(audio):
       {"pitch": [S] log2 of Hz, NaN where unvoiced; "energy": [S] dB of full scale;
       "voicing": [S] 1 or 0}, S = ceil(L / 1280).
     """
-    sound = np.asarray(audio, np.float32) / 32768
-    cells = np.pad(sound, (0, -len(sound) % CELL)).reshape(-1, CELL)
+    cells = _cells(audio)
     rms = np.sqrt((cells**2).mean(1))
     hz = pitch(cells)
     hz[rms < SILENT] = np.nan
@@ -38,11 +38,22 @@ def properties(audio):
     }
 
 
-def pitch(cells):
+def _cells(audio):
+    """Sound [S, 1280] of each token."""
+    sound = np.asarray(audio, np.float32) / 32768
+    return np.pad(sound, (0, -len(sound) % CELL)).reshape(-1, CELL)
+
+
+def voiced(audio):
+    """Whether anything in sound [L], int16 at 16 kHz, may have a pitch."""
+    return bool(np.isfinite(pitch(_cells(audio), PERHAPS)).any())
+
+
+def pitch(cells, periodic=PERIODIC):
     """Fundamental frequency [S] in Hz of cells of sound [S, 1280]; NaN where unvoiced.
 
     YIN (de Cheveigne and Kawahara 2002): the first dip of the cumulative-mean
-    normalised difference under PERIODIC, refined by a parabola.
+    normalised difference under `periodic`, refined by a parabola.
     """
     first, last = int(mo.SAMPLE_RATE / HIGHEST_HZ), int(mo.SAMPLE_RATE / LOWEST_HZ)
     span = CELL - last - 1
@@ -56,13 +67,13 @@ def pitch(cells):
     ).astype(np.float64)
     lags = np.arange(1, last + 2)
     normal = difference * lags / np.maximum(difference.cumsum(1), 1e-12)
-    return np.array([_first_dip(row, first, last) for row in normal])
+    return np.array([_first_dip(row, first, last, periodic) for row in normal])
 
 
-def _first_dip(normal, first, last):
+def _first_dip(normal, first, last, periodic):
     """Hz of a cell from its normalised difference at lags 1, 2, ..."""
     dip = first
-    while dip < last and normal[dip - 1] >= PERIODIC:
+    while dip < last and normal[dip - 1] >= periodic:
         dip += 1
     if dip == last:
         return np.nan
@@ -81,9 +92,9 @@ def probe(train, held, clips):
       train, held, clips: lists of `data.pipeline.Clip` with `tokens` and `audio`.
 
     Returns:
-      {"probe pitch R2", "probe energy R2", "probe voicing AUC"}, and where the clips
-      are labelled with two emotions or more, {"probe emotion accuracy"} of a clip's
-      mean token.
+      {"probe pitch R2", "probe energy R2", "probe voicing AUC"}, and where clips of
+      every part are labelled, with two emotions or more, {"probe emotion accuracy"} of
+      a clip's mean token.
 
     Raises:
       ValueError: a clip without sound; says what exports it.
@@ -98,8 +109,12 @@ def probe(train, held, clips):
     (x, y), (hx, hy), (tx, ty) = (_finite(part, "voicing") for part in parts)
     found["probe voicing AUC"] = area_under_curve(_ridge(x, y, hx, hy)(tx), ty)
     labels = {clip.emotion for clip in train} - {-1}
-    if len(labels) > 1:
-        found["probe emotion accuracy"] = _emotion(train, held, clips, sorted(labels))
+    labelled = [
+        [clip for clip in part if clip.emotion in labels]
+        for part in (train, held, clips)
+    ]
+    if len(labels) > 1 and all(labelled):
+        found["probe emotion accuracy"] = _emotion(labelled, sorted(labels))
     return found
 
 
@@ -150,13 +165,12 @@ def area_under_curve(scores, labels):
     return float((ranks - count * (count + 1) / 2) / (count * others))
 
 
-def _emotion(train, held, clips, labels):
+def _emotion(parts, labels):
     """Accuracy of a linear classifier of a clip's mean token."""
 
     def rows(part):
-        part = [clip for clip in part if clip.emotion in labels]
         hot = np.array([[clip.emotion == k for k in labels] for clip in part], float)
         return np.stack([clip.tokens.mean(0) for clip in part]).astype(float), hot
 
-    (x, y), (hx, hy), (tx, ty) = map(rows, (train, held, clips))
+    (x, y), (hx, hy), (tx, ty) = map(rows, parts)
     return float((_ridge(x, y, hx, hy)(tx).argmax(1) == ty.argmax(1)).mean())

@@ -72,8 +72,12 @@ def without_another(clips, train):
 
 
 def of_clips(clips, train, style, scored="all"):
-    """[reference motion [R, F]] of every clip; `scored` is a name of `task.SCORED`."""
-    by_speaker = {}
-    for clip in (*train, *clips):
+    """[reference motion [R, F]] of every clip; `scored` is a name of `task.SCORED`.
+
+    Whatever order the clips come in: a "first" clip is the first by name.
+    """
+    by_name = lambda part: sorted(part, key=lambda c: (c.corpus, c.clip_id))  # noqa: E731
+    train, by_speaker = by_name(train), {}
+    for clip in (*train, *by_name(clips)):
         by_speaker.setdefault(clip.speaker_id, []).append(clip)
     return [STYLES[style](clip, by_speaker, train, scored) for clip in clips]
