@@ -4,7 +4,8 @@ A config file that has a function `table_N` beside its `get_config` describes ta
 the function yields one dict per line, fields out of LINE. A row's key is a hash of all
 that it is made from but the dataset's path, so a kept row is found again on a machine
 that has neither data nor runs; a row that is missing is trained, scored and kept. Where
-the data is there, a kept row of other data counts as missing.
+the data is there, a kept row of other data, or of other regions of the face, counts as
+missing.
 """
 
 import dataclasses
@@ -19,7 +20,8 @@ from ml_collections import ConfigDict
 from toktalk_jax import latency, style_gains
 from toktalk_jax import rows as table_rows
 from toktalk_jax import task as tasks
-from toktalk_jax.evaluation import probes, references, results, tables
+from toktalk_jax.evaluation import probes, references, results, scoring, tables
+from toktalk_jax.flame import assets
 from toktalk_jax.training import checkpoints
 
 # Fields of a line, and what they are where it does not say.
@@ -208,8 +210,8 @@ def _row(config, line, seed, known, runs, kept, train):
     key = row_key(config, line, seed)
     run = run_config(config, line, seed)
     row, facts = known.get(key), _facts(run.dataset)
-    if row is not None and row.data and facts and not _is_of(row, run.dataset):
-        print(f"{line['label']}: the kept row {key} is of other data", flush=True)
+    if row is not None and facts and (other := _other(row, run, facts)):
+        print(f"{line['label']}: the kept row {key} is of other {other}", flush=True)
         row = None
     # A key does not know of sound that an export brought later.
     if row is not None and not (_unprobed(row, line) and facts.get("with_audio")):
@@ -230,8 +232,15 @@ def _row(config, line, seed, known, runs, kept, train):
     return row, ""
 
 
-def _is_of(row, dataset):
-    return row.data == table_rows.identity(dataset)
+def _other(row, run, facts):
+    """What of a kept row is not as it would be made now: "data", "regions" or ""."""
+    if row.data and row.data != table_rows.identity(run.dataset):
+        return "data"
+    try:
+        head = assets.head_of(facts, run.head)
+    except ValueError:  # the user's FLAME file is not here: nothing to compare with
+        return ""
+    return "regions" if row.regions != scoring.region_hashes(head) else ""
 
 
 def _unprobed(row, line):
@@ -320,7 +329,10 @@ def _score(config, line, run, workdir, runs):
         scored.sample.temperature = temperature
         notes.append(words)
     task = tasks.prepare(scored, workdir, adapter=before, **options)
-    measured = latency.first_chunk(task, line["timed"]) if line["timed"] else {}
+    measured = {}
+    if line["timed"]:
+        measured, words = latency.first_chunk(task, line["timed"])
+        notes += words
     if line["match_std"]:
         measured["temperature"] = temperature
     if line["probes"]:

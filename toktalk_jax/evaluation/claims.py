@@ -21,9 +21,10 @@ def check_claim(lines, claim):
         what the paper does not claim.
 
     Returns:
-      the claim with "difference", better minus worse (or their ratio, or the number
-      less its bound), paired by clip, and by seed where both lines are of the same
-      weights, "seeds" of the lines, and "verdict": "holds" or "reversed" where the
+      the claim with "difference", better minus worse (or their ratio), paired by clip,
+      and by seed where both lines are of the same weights, or "over_seeds" of a number
+      that has a bound: its "mean", "least" and "most"; "seeds" of the lines; and
+      "verdict": "holds" or "reversed" where the
       interval says so, else "not resolved"; "not run" where a line has no rows, "not
       comparable" where they are of other clips, faces, regions or definitions, "not
       scored" where no row has the number, "not matched".
@@ -105,11 +106,14 @@ def _check_bound(rows, claim):
     values = [row.measured.get(claim["metric"]) for row in rows]
     if None in values:
         return {**claim, "verdict": "not scored"}
-    least = "at_least" in claim
-    bound = claim["at_least" if least else "at_most"]
-    low, high = min(values) - bound, max(values) - bound
-    verdict = _verdict(low, high, "high" if least else "low")
-    if (low if least else high) == 0:
-        verdict = "holds"
-    found = intervals.Interval(sum(values) / len(values) - bound, low, high, clips=0)
-    return {**claim, "verdict": verdict, "difference": found._asdict()}
+    least, most = min(values), max(values)
+    if "at_least" in claim:
+        bound = claim["at_least"]
+        kept, broken = least >= bound, most < bound
+    else:
+        bound = claim["at_most"]
+        kept, broken = most <= bound, least > bound
+    verdict = "holds" if kept else "reversed" if broken else "not resolved"
+    mean = sum(values) / len(values)
+    told = {"mean": mean, "least": least, "most": most}
+    return {**claim, "verdict": verdict, "over_seeds": told}

@@ -120,6 +120,7 @@ def _groups(rows):
 def scored_on(row):
     """Corpus, speakers, vocabulary and part of the clips, for a heading."""
     acted = any(part.get("perform_styles") for part in row.data)
+    acted = acted or row.corpus == "performer"
     speakers = f"{row.speakers} {'style' if acted else 'speaker'}"
     speakers += "s" * (row.speakers != 1)
     if acted:  # one talker's sound, moved by rules: no speaker of that style exists
