@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.test_compare_clips import FRAMES, load_three, write_takes
+from tests.test_compare_clips import FRAMES, load_four, write_takes
 from tests.test_page_browser import open_page, start_chromium, wait_for
 from toktalk_jax import motion as mo
 from toktalk_jax.flame import model
@@ -18,13 +18,13 @@ from tools import compare_clips
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    return load_three(write_takes(tmp_path_factory.mktemp("takes")))
+    return load_four(write_takes(tmp_path_factory.mktemp("takes")))
 
 
 @pytest.fixture(scope="module")
 def chromium(clips, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared")
-    path = compare_clips.page(clips, folder / "page.html", "Three takes")
+    path = compare_clips.page(clips, folder / "page.html", "Four takes")
     # Under software WebGL the compositor must not wait for it, or no frame is painted.
     flag = "--disable-gpu-compositing"
     browser = start_chromium(folder / "profile", 390, 844, flag)
@@ -81,7 +81,7 @@ def test_it_asks_for_nothing_and_tells_what_it_shows(chromium):
     assert asked and all(u.startswith(("file:", "blob:", "data:")) for u in asked)
     assert chromium.execute_script("return document.documentElement.scrollWidth") <= 390
     label = chromium.find_element("id", "view").get_attribute("aria-label")
-    assert "first, truth (truth), jaw" in label
+    assert "first, truth (truth), jaw, last" in label
     label = chromium.find_element("id", "curves").get_attribute("aria-label")
     assert "Lip vertex error" in label and "Mouth gap" in label
     told = chromium.find_element("id", "info").text
@@ -100,12 +100,17 @@ def test_all_heads_hold_the_frame_of_the_sound(chromium, clips):
       const speed = document.getElementById("speed");
       speed.value = "0.25";
       speed.dispatchEvent(new Event("change"));
-      toktalk.seek(0);
     """
     chromium.execute_script(script)
-    chromium.find_element("id", "play").click()
-    wait_for(chromium, "return window.seen.length > 4", 60)
-    chromium.execute_script("toktalk.pause()")
+    # A slow machine paints few of four heads before the sound is over: play it again.
+    for _ in range(6):
+        chromium.execute_script("toktalk.seek(0); window.seen = []")
+        chromium.find_element("id", "play").click()
+        over = f"toktalk.time() > {(FRAMES - 1) / mo.FPS}"
+        wait_for(chromium, f"return window.seen.length > 4 || {over}", 60)
+        chromium.execute_script("toktalk.pause()")
+        if chromium.execute_script("return window.seen.length") > 4:
+            break
     seen = np.array(chromium.execute_script("return window.seen"))
     assert (np.diff(seen[:, 0]) >= 0).all() and seen[-1, 0] > seen[0, 0]
     np.testing.assert_array_equal(seen[:, 1], np.floor(seen[:, 0] * mo.FPS + 1e-6))
@@ -121,7 +126,7 @@ def test_all_heads_hold_the_frame_of_the_sound(chromium, clips):
         chosen = np.linspace(0, len(clips.head.v_template) - 1, 30).astype(int)
         script = "return arguments[0].map((v) => toktalk.vertex(v, arguments[1]))"
         posed = np.asarray(vertices(clips.head, clips.motions[:, frame]))[:, chosen]
-        for n in range(3):
+        for n in range(4):
             own = np.array(chromium.execute_script(script, chosen.tolist(), n))
             assert np.abs(own - posed[n]).max() < 2e-5, (t, n)
 
@@ -131,9 +136,9 @@ def test_numbers_and_clicks_on_the_curves(chromium, clips):
     chromium.execute_script("toktalk.seek(arguments[0])", (frame + 0.5) / mo.FPS)
     told = chromium.find_element("id", "legend").text
     measured = clips.compared.curves
-    for n in (0, 2):
+    for n in (0, 2, 3):
         assert f"lip error {measured.lip_mm[n, frame]:.1f} mm" in told
-    for n in range(3):
+    for n in range(4):
         assert f"gap {measured.gap_mm[n, frame]:.1f} mm" in told
     from selenium.webdriver.common.action_chains import ActionChains
 
@@ -151,11 +156,12 @@ def test_heat_is_the_error_and_lies_on_the_moved_jaw(chromium, clips):
     rest = functools.partial(model.vertices, pose=False)
     faces = np.asarray(jax.jit(rest)(clips.head, clips.motions[:, frame]))
     apart = 1e3 * np.linalg.norm(faces - faces[1], axis=-1)
-    for n in (0, 2):
+    for n in (0, 2, 3):
         worn = chromium.execute_script("return toktalk.heat(arguments[0])", n)
         np.testing.assert_allclose(worn, apart[n], atol=0.03)
     warm = shown(chromium, frame / mo.FPS)
-    # Cells: first above jaw on the left, truth on the right. The truth keeps its skin.
+    # Cells: first above jaw on the left, truth above last on the right. The truth keeps
+    # its skin.
     np.testing.assert_array_equal(warm[1, 0], plain[1, 0])
     jaw = warm[0, 1]
     solid = jaw[..., 3] > 250

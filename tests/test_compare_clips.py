@@ -29,7 +29,10 @@ def head():
 
 
 def write_takes(path):
-    """Takes a (40 frames, sound), b (44), truth (42); jaw.npz: truth, jaw down."""
+    """Takes a (40 frames, sound), b (44), truth (42); jaw.npz: truth, jaw down.
+
+    last.npz (43) is the fourth head, as many as there may be.
+    """
     for seed, (name, frames) in enumerate({"a": 40, "b": 44, "truth": 42}.items()):
         takes.write(
             path / name,
@@ -44,17 +47,26 @@ def write_takes(path):
     jaw = speaking(2, 42)
     jaw[:, mo.JAW.start] += 0.15
     np.savez(path / "jaw.npz", motion=jaw)
+    np.savez(path / "last.npz", motion=speaking(3, 43))
     return path
 
 
 def load_three(path):
     """`Clips` of first, truth and jaw."""
-    files = [
+    return compare_clips.load(_files(path), "truth")
+
+
+def load_four(path):
+    """`Clips` of first, truth, jaw and last."""
+    return compare_clips.load([*_files(path), str(path / "last.npz")], "truth")
+
+
+def _files(path):
+    return [
         f"first={path / 'a'}",
         str(path / "truth/motion.npz"),
         str(path / "jaw.npz"),
     ]
-    return compare_clips.load(files, "truth")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.test_compare_clips import FRAMES, load_three, write_takes
+from tests.test_compare_clips import FRAMES, load_four, load_three, write_takes
 from toktalk_jax import motion as mo
 from toktalk_jax.flame import model, regions
 from toktalk_jax.flame.assets import load_head
@@ -142,8 +142,9 @@ def decoded(av, path):
 
 
 @pytest.fixture(scope="module")
-def film(clips, tmp_path_factory):
+def film(tmp_path_factory):
     av = pytest.importorskip("av")
+    clips = load_four(write_takes(tmp_path_factory.mktemp("takes")))
     rng = np.random.default_rng(3)
     bursts = np.repeat(rng.random(FRAMES * 2) > 0.6, mo.SAMPLES_PER_FRAME // 2)
     audio = (0.4 * bursts * rng.standard_normal(len(bursts))).clip(-1, 1)
@@ -171,6 +172,7 @@ def test_the_video_is_as_long_as_the_motion_and_its_sound_in_sync(film):
 def test_the_video_shows_every_head_at_its_frame(film, head):
     clips, (pictures, *_) = film
     board = compare_picture.draw_board(clips, 128)
+    assert len(board.places) == 4
     assert pictures.shape[1:] == board.picture.shape
     frame = 17
     posed = np.asarray(jax.jit(model.vertices)(head, clips.motions[:, frame]))

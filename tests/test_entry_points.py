@@ -327,7 +327,9 @@ def test_a_folder_named_like_a_shipped_checkpoint_hides_nothing(tmp_path, monkey
     assert checkpoints.load("small").dataset["tokenizer"] == "mel_rvq"
 
 
-def test_scores_do_not_depend_on_batching_or_order(tiny_dataset, tiny_run, monkeypatch):
+def test_scores_do_not_depend_on_batching_or_on_the_other_clips(
+    tiny_dataset, tiny_run, monkeypatch
+):
     from toktalk_jax.evaluation import predict
 
     config = smoke(tiny_dataset)

@@ -28,7 +28,7 @@ from toktalk_jax.evaluation.claims import check_claim
 from toktalk_jax.flame import assets
 
 MINIATURE = '''
-"""Table 3 with four lines, for a test."""
+"""Table 3 with four lines, Table 5 with one, for a test."""
 
 from configs import grid
 
@@ -58,6 +58,13 @@ def claims_3():
         **{"claim": "less error", "metric": "lve_mm"},
         **{"better": "TokTalk", "worse": "MSMD"},
     }
+
+
+def table_5():
+    yield {
+        **{"label": "C = 0.4 s, n = 1", "paper": "C = 0.4 s, n = 1", "timed": 2},
+        **{"data": "mel_rvq", "sample": {"num_steps": 1}},
+    }
 '''
 
 
@@ -81,16 +88,17 @@ def filled(miniature, tiny_dataset, tmp_path_factory):
     module = tables.module_of(miniature)
     config = settings(module, tiny_dataset)
     runs, out = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("out")
-    lines, claims = tables.fill(
-        3, config, module, runs=[runs], kept=out / "rows", train=True
-    )
-    table_text.write(out, 3, lines, claims, module.about(config))
+    for number in (3, 5):
+        lines, claims = tables.fill(
+            number, config, module, runs=[runs], kept=out / "rows", train=True
+        )
+        table_text.write(out, number, lines, claims, module.about(config))
     return config, module, runs, out
 
 
 def test_a_table_trains_what_is_missing(filled):
     _, _, runs, out = filled
-    assert len(list(runs.iterdir())) == 2  # two seeds of one model serve four lines
+    assert len(list(runs.iterdir())) == 2  # two seeds of one model serve five lines
     table = json.loads((out / "table_3.json").read_text())
     ours, ridge, still, absent = table["lines"]
     assert len(ours["rows"]) == 2 and len(ridge["rows"]) == len(still["rows"]) == 1
@@ -113,13 +121,14 @@ def test_a_table_trains_what_is_missing(filled):
 
 
 def test_kept_rows_need_neither_data_nor_runs(filled, miniature, tmp_path):
-    """The command gives the same report from the rows alone."""
+    """The command gives the same report, of several tables, from the rows alone."""
     _, _, _, out = filled
     shutil.copytree(out / "rows", tmp_path / "rows")
     done = subprocess.run(
         [
             *(sys.executable, "-m", "toktalk_jax.evaluate", "--config", miniature),
-            *("--table", "3", "--out", tmp_path, "--train=false", "--samples=2"),
+            *("--table=3", "--table=5", "--out", tmp_path, "--train=false"),
+            "--samples=2",
             "--config.datasets.mel_rvq=nowhere",
         ],
         cwd=ROOT,
@@ -128,9 +137,10 @@ def test_kept_rows_need_neither_data_nor_runs(filled, miniature, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for name in ("table_3.md", "table_3.json"):
+    for name in ("table_3.md", "table_3.json", "table_5.md", "table_5.json"):
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
-    assert done.stdout.strip() == (out / "table_3.md").read_text().strip()
+    told = "\n".join((out / f"table_{n}.md").read_text() for n in (3, 5))
+    assert done.stdout.split() == told.split()
 
 
 def test_a_seed_that_is_missing_hides_no_other(filled, tmp_path):
