@@ -15,6 +15,7 @@ from toktalk_jax import inputs, sample
 from toktalk_jax import motion as mo
 from toktalk_jax.data import pipeline
 from toktalk_jax.evaluation import predict
+from toktalk_jax.tokenizers import load
 from toktalk_jax.training import checkpoints
 from tools import export_sources, export_tokens
 
@@ -161,6 +162,25 @@ def test_the_synthesizers_states_are_tokens_of_the_performer(tmp_path, capsys):
         assert "states while it speaks" in run_tool("--corpus", *wrong, *out)
     wrong = ["--corpus", "performer", "--causal", *out]
     assert "does not look ahead" in run_tool(*wrong)
+
+
+def test_tokens_ahead_are_exported_and_the_stream_makes_the_same(tiny_run, tmp_path):
+    """A file of sound reaches a model of such tokens as a stream does."""
+    args = ["--corpus", "performer", "--seconds", "20", "--tokenizer", "mel_rvq"]
+    args += ["--lookahead_tokens", "1", "--with_audio", "--out", str(tmp_path / "out")]
+    args += ["--tokenizer_state", str(tiny_run / "tokenizer_state.npz")]
+    export_tokens.main(args)
+    data = pipeline.load([tmp_path / "out"], "train", tokenizer="mel_rvq:ahead1")
+    assert data.metadata["lookahead_s"] == 0.08
+    clip = data.clips[0]
+    assert clip.tokens.shape[1] == 1024
+    tokenizer = load.load("mel_rvq:ahead1", state=data.tokenizer_state)
+    assert tokenizer.hash == data.metadata["tokenizer_hash"]
+    stream, sound = tokenizer.stream(), clip.audio.astype("f4") / 32768
+    heard = np.concatenate([stream.push(sound[:5000]), stream.push(sound[5000:])])
+    heard = data.stats.standardise(np.concatenate([heard, stream.flush()]))
+    count = min(len(heard), len(clip.tokens))
+    np.testing.assert_allclose(heard[:count], clip.tokens[:count], atol=2e-2)
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from configs import grid
+from tests import tiny_corpus
 from tests.conftest import ROOT
 from tests.test_report import make_row
 from toktalk_jax import evaluate, latency, rows, style_gains, tables, task, train
@@ -26,6 +27,7 @@ from toktalk_jax.evaluation import (
 from toktalk_jax.evaluation import tables as table_text
 from toktalk_jax.evaluation.claims import check_claim
 from toktalk_jax.flame import assets
+from toktalk_jax.tokenizers.ahead import Ahead
 
 MINIATURE = '''
 """Table 3 with four lines, Table 5 with one, for a test."""
@@ -857,6 +859,19 @@ def test_latency_adds_up(styled, chunk_s, ttftb):
     # The dataset holds no sound: the tokenizer is timed on noise, never left out.
     parts = 1e3 * chunk_s + found["tokenise_ms"] + found["T_animation_ms"]
     assert found["voice_ms"] == pytest.approx(parts)
+
+
+def test_a_voice_waits_for_what_its_tokens_look_ahead():
+    made = tiny_corpus.tokenizer()
+    sound = np.zeros(3000, np.int16)
+    assert latency._listen(made, sound, 5)[0] == pytest.approx(400)
+    assert latency._listen(Ahead(made, 2), sound, 5)[0] == pytest.approx(560)
+    slow = types.SimpleNamespace(
+        **{"name": "slow", "rate_hz": 12.5},
+        stream=lambda: types.SimpleNamespace(push=lambda _: np.zeros((0, 4), "f4")),
+    )
+    with pytest.raises(ValueError, match="slow made 0 tokens of 1.6 s"):
+        latency._listen(slow, None, 5)
 
 
 def test_a_tokenizer_that_cannot_be_timed_is_told(styled, monkeypatch):

@@ -1,6 +1,7 @@
 """Tokenizers: causality, streams, state files, weights that are missing."""
 
 import time
+import types
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import scipy.signal
 
 from toktalk_jax import motion as mo
 from toktalk_jax.tokenizers import mel_rvq
+from toktalk_jax.tokenizers.ahead import Ahead
 from toktalk_jax.tokenizers.lyra import Lyra
 from toktalk_jax.tokenizers.mel_rvq import MelRVQ
 
@@ -121,6 +123,43 @@ def test_stream_hears_what_the_whole_sound_holds(tokenizer):
 
 def test_mel_rvq_is_causal(tokenizer):
     check_causal(tokenizer, babble(2.0, 6))
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_tokens_ahead_stand_beside_their_own(tokenizer, tokens):
+    """The same in a stream, and nothing further ahead is heard."""
+    ahead, wave = Ahead(tokenizer, tokens), babble(2.0, 6)
+    own, wide = tokenizer.embed(wave), ahead.embed(wave)
+    assert (ahead.dim, ahead.num_codes) == (512 * (tokens + 1), 4 * (tokens + 1))
+    assert ahead.lookahead_s == pytest.approx(0.08 * tokens)
+    for k in range(tokens + 1):
+        part = wide[:, 512 * k : 512 * (k + 1)]
+        np.testing.assert_array_equal(part[: len(own) - k], own[k:])
+        np.testing.assert_array_equal(part[len(own) - k :], own[-1:].repeat(k, 0))
+    np.testing.assert_array_equal(ahead.decode(ahead.encode(wave)), wide)
+    check_stream(ahead, wave, 5000)
+    check_stream(ahead, wave[: TOKEN + 77], 40)
+    cut = 5 * TOKEN
+    other = np.concatenate([wave[:cut], babble(2.0, 99)[cut : len(wave)]])
+    same = (ahead.embed(other) == wide).all(1)
+    assert same[: 5 - tokens].all() and not same[5 - tokens : 5].any()
+    assert ahead.embed(wave[:0]).shape == (0, ahead.dim)
+
+
+def test_tokens_ahead_at_a_higher_rate_are_80_ms_apart(tokenizer):
+    rows = np.arange(12)[:, None]
+    made = types.SimpleNamespace(
+        **{"name": "made", "rate_hz": 50.0, "dim": 1, "num_codes": 1, "batch": 2},
+        **{"sample_rate": 16000, "lookahead_s": 0.0, "hash": "h"},
+        many=lambda waves: [rows[:n] for n in waves],
+    )
+    (all_of_it,) = Ahead(made, 1).many([12])
+    np.testing.assert_array_equal(all_of_it[:, 1], [*range(4, 12), *[11] * 4])
+    for wrong in ({"lookahead_s": np.inf}, {"rate_hz": 80.0}):
+        with pytest.raises(ValueError, match="1 tokens ahead of made"):
+            Ahead(types.SimpleNamespace(**{**vars(made), **wrong}))
+    with pytest.raises(ValueError, match="0 tokens ahead"):
+        Ahead(tokenizer, 0)
 
 
 def test_token_reads_up_to_its_last_sample_and_no_further():

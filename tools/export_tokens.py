@@ -32,6 +32,7 @@ from tqdm import tqdm
 import toktalk_jax
 from toktalk_jax import motion as mo
 from toktalk_jax.tokenizers import load
+from toktalk_jax.tokenizers.ahead import Ahead
 from tools.export_sources import CORPORA, TRACKED
 
 STATE, FOREIGN_STATE = "tokenizer_state.npz", "foreign_state.npz"
@@ -77,13 +78,16 @@ def _fit_speech(seconds, seed):
 
 def make_tokenizer(args, read):
     """The tokenizer that the command line names, or its refusal."""
-    if args.tokenizer == "mel_rvq" and not args.causal:
-        return mel_rvq_tokenizer(args, read)
-    return _load(args, SHIPPED_STATE)
+    if args.tokenizer != "mel_rvq" or args.causal:
+        return _load(args, SHIPPED_STATE)
+    made = mel_rvq_tokenizer(args, read)
+    return Ahead(made, args.lookahead_tokens) if args.lookahead_tokens else made
 
 
 def _load(args, state):
     name = args.tokenizer + (load.CAUSAL if args.causal else "")
+    if args.lookahead_tokens:
+        name += f"{load.AHEAD}{args.lookahead_tokens}"
     return load.load(name, args.weights, state, args.device)
 
 
@@ -158,6 +162,7 @@ def export(args):
         raise ValueError("--foreign is the same tokenizer as --tokenizer")
     out = pathlib.Path(args.out)
     for made, name in ((tokenizer, STATE), (foreign, FOREIGN_STATE)):
+        made = made.inner if isinstance(made, Ahead) else made
         if made and made.name == "mel_rvq":
             _keep_state(made, out / name)
     about = {"corpus": args.corpus, "head_joint": "neck", **facts}
@@ -262,6 +267,12 @@ def parser():
         "--causal",
         action="store_true",
         help="re-encode the sound so far per chunk of 0.4 s, as a live stream would",
+    )
+    p.add_argument(
+        "--lookahead_tokens",
+        type=int,
+        default=0,
+        help="so many of the next tokens (80 ms each) beside each, as channels",
     )
     second = p.add_argument_group("a second tokenizer, for training an adapter")
     second.add_argument("--foreign", default="", choices=["", *sorted(load.NAMES)])

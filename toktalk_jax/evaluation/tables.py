@@ -33,14 +33,15 @@ COLUMNS = {
 
 ASSUMED = {
     4: "Mean, median (_p50) and 95th percentile (_p95) over first chunks, one by one. "
-    "T_animation_ms is tokens to motion, an adapter inside; tokenise_ms a chunk's "
-    "sound to tokens. Assumed, as the paper states them: TTFTB_ms, "
-    f"{paper.TTFTB_MS:.0f} ms to the first tokens of a chunk of "
+    "T_animation_ms is tokens to motion, an adapter inside; tokenise_ms is from the "
+    "last 80 ms of a chunk's sound to its tokens. Assumed, as the paper states them: "
+    f"TTFTB_ms, {paper.TTFTB_MS:.0f} ms to the first tokens of a chunk of "
     f"{paper.TTFTB_SECONDS} s, proportionally more of a longer one, and "
     f"{paper.T_AUDIO_MS:.0f} ms to its sound (T_audio). chatbot_ms = TTFTB + "
     "max(T_audio, T_animation), its Equation 7, its tokens from the language model; "
-    "voice_ms = the chunk that is listened to, tokenise_ms and T_animation. No network "
-    "and no painting is in either.",
+    "voice_ms = the sound that is listened to (a chunk, and as far ahead as its tokens "
+    "look beyond it), tokenise_ms and T_animation. No network and no painting is in "
+    "either.",
 }
 ASSUMED[5] = ASSUMED[4]  # its cells are timed too
 

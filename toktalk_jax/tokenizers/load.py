@@ -11,13 +11,15 @@ and `decode(codes) -> [S, A]`; if causal also `stream() -> push(samples), flush(
 import pathlib
 
 CAUSAL = ":causal"  # marks a tokenizer whose prefix is re-encoded per chunk
+AHEAD = ":ahead"  # and one whose tokens have so many of the next beside them
 
 
 def load(name, weights="", state="", device="cpu"):
     """A tokenizer, its weights read.
 
     Args:
-      name: one of `NAMES`; with ":causal" behind it wrapped in `prefix.Causal`.
+      name: one of `NAMES`; with ":causal" behind it wrapped in `prefix.Causal`, with
+        ":ahead1" (or another number) in `ahead.Ahead`.
       weights: folder or hub id; "": the tokenizer's public default, if it has one.
       state: mel_rvq's fitted codebooks.
       device: of those that run on PyTorch, ONNX Runtime or CTranslate2.
@@ -28,6 +30,11 @@ def load(name, weights="", state="", device="cpu"):
       FileNotFoundError: weights are not there; says which, and where from.
       ImportError: what runs it is not installed; says how to install it.
     """
+    inner, ahead, tokens = name.rpartition(AHEAD)
+    if ahead and tokens.isdecimal():
+        from toktalk_jax.tokenizers.ahead import Ahead
+
+        return Ahead(load(inner, weights, state, device), int(tokens))
     if name.endswith(CAUSAL):
         from toktalk_jax.tokenizers.prefix import Causal
 
