@@ -3,6 +3,8 @@ r"""The paper's tables on GRID: one speaker, 51 words, two CPU cores.
     for t in mel_rvq "lyra --weights DIR" "whisper --causal"; do
       python -m tools.export_tokens --corpus grid --source DIR --tokenizer $t ... \
           --with_audio --out data/grid_${t%% *}; done
+    python -m tools.export_tokens --corpus grid --source DIR --tokenizer mel_rvq \
+        --lookahead_tokens 1 --with_audio --out data/grid_mel_rvq_ahead
     python -m tools.export_tokens --corpus performer --seconds 1800 \
         --tokenizer mel_rvq --out data/performer
     python -m toktalk_jax.evaluate --config configs/grid.py --table 2
@@ -13,7 +15,8 @@ exporting their dataset to the path that `datasets` names. Without --with_audio 
 has no probes.
 
 Arguments, after a colon and joined by commas:
-  smoke   the same tables at a width that trains a few steps in seconds
+  smoke   the same tables at a width that trains a few steps in seconds, but for the
+          lines that name their own number of steps
 """
 
 from configs import adapter, base, faceformer, small
@@ -124,11 +127,12 @@ def claims_2():
                             **{"claim": "audio-LLM tokens carry more"},
                             **{"metric": metric, "better": better, "worse": worse},
                         }
-        for label, _ in of("Audio LLM", "ASR"):
-            yield {
-                **{"claim": "lower error than EmoTalk", "metric": metric},
-                **{"better": label, "worse": "EmoTalk"},
-            }
+        for label, printed in of("Audio LLM", "ASR"):
+            if rows[printed][place] < rows["EmoTalk"][place]:
+                yield {
+                    **{"claim": "lower error than EmoTalk", "metric": metric},
+                    **{"better": label, "worse": "EmoTalk"},
+                }
     wav2vec2 = TOKENIZERS["wav2vec2"][0]
     for label, _ in of("Audio LLM", "ASR"):
         if label != wav2vec2:
@@ -378,9 +382,6 @@ def cell(seconds, steps):
     return f"C = {seconds} s, n = {steps}"
 
 
-LOOK_AHEAD = f"{cell(0.4, 10)}, one token of look-ahead"
-
-
 def table_5():
     """Chunk size by Euler steps, at one temperature and at matched motion."""
     for matched in (False, True):
@@ -411,8 +412,9 @@ def table_5():
             "sample": {"context_frames": frames, "num_steps": 10},
         }
     yield {
-        **{"label": LOOK_AHEAD, "block": "As configured", "timed": 50},
-        **{"data": "mel_rvq_ahead", "sample": {"num_steps": 10}},
+        "label": f"{cell(0.4, 10)}, one token of look-ahead",
+        **{"block": "As configured", "data": "mel_rvq_ahead", "timed": 50},
+        "sample": {"num_steps": 10},
     }
 
 
@@ -448,11 +450,6 @@ def claims_5():
             for small_chunk, large in zip(CHUNKS, CHUNKS[1:], strict=False):
                 pair = cell(large, steps), cell(small_chunk, steps)
                 yield from _claim_5("larger chunks", metric, place, *pair)
-    for metric in ("lve_mm", "energy_score"):
-        yield {
-            **{"claim": "look-ahead lowers error", "metric": metric, "ours": True},
-            **{"better": LOOK_AHEAD, "worse": cell(0.4, 10)},
-        }
 
 
 def _claim_5(what, metric, place, better, worse):

@@ -46,6 +46,10 @@ def with_first(made, **changes):
             lambda c: {"audio": NOISE, "loudness": np.full(len(c.motion), -20, "f4")},
             "no frame is voiced: its sound has no pitch",
         ),
+        (
+            lambda c: {"audio": np.where(np.arange(16000) < 1280, 0, NOISE)},
+            "its sound has no pitch",
+        ),
         (lambda c: {"motion": c.motion * np.nan}, "not finite"),
     ],
 )

@@ -155,7 +155,7 @@ def test_tokens_ahead_at_a_higher_rate_are_80_ms_apart(tokenizer):
     )
     (all_of_it,) = Ahead(made, 1).many([12])
     np.testing.assert_array_equal(all_of_it[:, 1], [*range(4, 12), *[11] * 4])
-    for wrong in ({"lookahead_s": np.inf}, {"rate_hz": 80.0}):
+    for wrong in ({"lookahead_s": np.inf}, {"lookahead_s": 0.4}, {"rate_hz": 80.0}):
         with pytest.raises(ValueError, match="1 tokens ahead of made"):
             Ahead(types.SimpleNamespace(**{**vars(made), **wrong}))
     with pytest.raises(ValueError, match="0 tokens ahead"):

@@ -56,9 +56,12 @@ def _told(name, times):
 def _tokenizer(task):
     """(the tokenizer that a live voice would need, or None, notes on why not)."""
     try:
-        return load_tokenizer(task.bundle, adapter=task.adapter), []
+        tokenizer = load_tokenizer(task.bundle, adapter=task.adapter)
     except (ValueError, OSError, ImportError) as error:
         return None, [f"the tokenizer is not timed: {error}"]
+    if np.isinf(tokenizer.lookahead_s):
+        return None, [f"no voice is timed: {tokenizer.name} reads the whole clip"]
+    return tokenizer, []
 
 
 def _times(task, sampler, tokenizer, examples):

@@ -77,8 +77,8 @@ def stream_audio(sampler, tokenizer, audio, key, style):
         raise ValueError(
             f"{tokenizer.name} looks {tokenizer.lookahead_s} s ahead, further than a "
             f"chunk of {piece / mo.SAMPLE_RATE:.2f} s: its model cannot stream sound. "
-            "Export the dataset with --causal and train on that, or give whole clips' "
-            "embeddings with --tokens"
+            "Export the dataset with --causal (or fewer --lookahead_tokens) and train "
+            "on that, or give whole clips' embeddings with --tokens"
         )
     source, to_base = tokenizer.stream(), mo.ToTokenRate(tokenizer.rate_hz)
 

@@ -9,6 +9,7 @@ missing.
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import json
@@ -236,11 +237,18 @@ def _other(row, run, facts):
     """What of a kept row is not as it would be made now: "data", "regions" or ""."""
     if row.data and row.data != table_rows.identity(run.dataset):
         return "data"
+    face = tuple((k, facts[k]) for k in ("face_model", "face_hash") if k in facts)
+    now = _regions(face, run.head)
+    return "regions" if now not in (None, row.regions) else ""
+
+
+@functools.cache
+def _regions(face, path):
+    """`region_hashes` of a dataset's head; None where its FLAME file is not here."""
     try:
-        head = assets.head_of(facts, run.head)
-    except ValueError:  # the user's FLAME file is not here: nothing to compare with
-        return ""
-    return "regions" if row.regions != scoring.region_hashes(head) else ""
+        return scoring.region_hashes(assets.head_of(dict(face), path))
+    except (ValueError, OSError):
+        return None
 
 
 def _unprobed(row, line):

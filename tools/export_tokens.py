@@ -78,17 +78,19 @@ def _fit_speech(seconds, seed):
 
 def make_tokenizer(args, read):
     """The tokenizer that the command line names, or its refusal."""
-    if args.tokenizer != "mel_rvq" or args.causal:
-        return _load(args, SHIPPED_STATE)
-    made = mel_rvq_tokenizer(args, read)
-    return Ahead(made, args.lookahead_tokens) if args.lookahead_tokens else made
+    if args.tokenizer == "mel_rvq" and not args.causal:
+        return _widened(args, mel_rvq_tokenizer(args, read))
+    return _load(args, SHIPPED_STATE)
 
 
 def _load(args, state):
     name = args.tokenizer + (load.CAUSAL if args.causal else "")
-    if args.lookahead_tokens:
-        name += f"{load.AHEAD}{args.lookahead_tokens}"
-    return load.load(name, args.weights, state, args.device)
+    return _widened(args, load.load(name, args.weights, state, args.device))
+
+
+def _widened(args, tokenizer):
+    ahead = args.lookahead_tokens
+    return Ahead(tokenizer, ahead) if ahead else tokenizer
 
 
 def make_foreign(args):
@@ -272,7 +274,8 @@ def parser():
         "--lookahead_tokens",
         type=int,
         default=0,
-        help="so many of the next tokens (80 ms each) beside each, as channels",
+        help="so many of the next tokens (80 ms each) beside each of --tokenizer's, as "
+        "channels",
     )
     second = p.add_argument_group("a second tokenizer, for training an adapter")
     second.add_argument("--foreign", default="", choices=["", *sorted(load.NAMES)])

@@ -23,8 +23,8 @@ def check_claim(lines, claim):
     Returns:
       the claim with "difference", better minus worse (or their ratio), paired by clip,
       and by seed where both lines are of the same weights, or "over_seeds" of a number
-      that has a bound: its "mean", "least" and "most"; "seeds" of the lines; and
-      "verdict": "holds" or "reversed" where the
+      that has a bound: its "mean", "least" and "most", which keep to it or do not;
+      "seeds" of the lines; and "verdict": "holds" or "reversed" where the
       interval says so, else "not resolved"; "not run" where a line has no rows, "not
       comparable" where they are of other clips, faces, regions or definitions, "not
       scored" where no row has the number, "not matched".

@@ -12,7 +12,7 @@ from toktalk_jax import motion as mo
 CELL = round(mo.SAMPLE_RATE / mo.TOKEN_HZ)  # samples of a token
 LOWEST_HZ, HIGHEST_HZ = 60.0, 400.0
 PERIODIC = 0.15  # below this YIN's normalised difference calls a cell voiced
-PERHAPS = 0.35  # as far as it goes in speech, and noise hardly ever
+PERHAPS = 0.35  # lenient: voiced speech stays below, white noise does not
 SILENT = 1e-3  # rms of a cell that has no pitch, of full scale
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
@@ -28,12 +28,10 @@ def properties(audio):
       "voicing": [S] 1 or 0}, S = ceil(L / 1280).
     """
     cells = _cells(audio)
-    rms = np.sqrt((cells**2).mean(1))
     hz = pitch(cells)
-    hz[rms < SILENT] = np.nan
     return {
         "pitch": np.log2(hz),
-        "energy": 20 * np.log10(rms + 1e-5),
+        "energy": 20 * np.log10(_rms(cells) + 1e-5),
         "voicing": np.isfinite(hz).astype(np.float64),
     }
 
@@ -42,6 +40,10 @@ def _cells(audio):
     """Sound [S, 1280] of each token."""
     sound = np.asarray(audio, np.float32) / 32768
     return np.pad(sound, (0, -len(sound) % CELL)).reshape(-1, CELL)
+
+
+def _rms(cells):
+    return np.sqrt((cells**2).mean(1))
 
 
 def voiced(audio):
@@ -67,7 +69,8 @@ def pitch(cells, periodic=PERIODIC):
     ).astype(np.float64)
     lags = np.arange(1, last + 2)
     normal = difference * lags / np.maximum(difference.cumsum(1), 1e-12)
-    return np.array([_first_dip(row, first, last, periodic) for row in normal])
+    hz = np.array([_first_dip(row, first, last, periodic) for row in normal])
+    return np.where(_rms(cells) < SILENT, np.nan, hz)
 
 
 def _first_dip(normal, first, last, periodic):

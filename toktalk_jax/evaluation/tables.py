@@ -197,10 +197,12 @@ def _claims(claims):
         if run:
             text += ["", *_claim_table(run), *_whys(run)]
         text += _not_run([claim for claim in members if claim["verdict"] == "not run"])
-    judged = sum(claim["verdict"] != "not run" for claim in claims)
+    judged = sum(claim["difference"] is not None for claim in claims)
+    if not judged:
+        return text
     alone = (
-        f"Each of the {judged} is judged alone at 95 %: of twenty comparisons "
-        "where there is no difference, one is resolved by chance."
+        f"Each of the {judged} differences is judged alone at 95 %: of twenty "
+        "comparisons where there is no difference, one is resolved by chance."
     )
     return [*text, "", alone]
 

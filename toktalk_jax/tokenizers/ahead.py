@@ -19,28 +19,27 @@ class Ahead:
     Attributes:
       name: the tokenizer's own with ":ahead" and the number of tokens behind it.
       dim, num_codes: the tokenizer's own, once more for each token ahead.
-      lookahead_s: the tokenizer's own and 80 ms for each.
+      lookahead_s: 80 ms for each.
     """
 
     def __init__(self, tokenizer, tokens=1):
         """Wrap a tokenizer.
 
         Args:
-          tokenizer: one that reads sound.
+          tokenizer: one that reads sound, and none of it ahead.
           tokens: how many tokens of 80 ms to see ahead.
 
         Raises:
-          ValueError: it reads the whole clip already, its rate is no multiple of 12.5
-            Hz, or no such number.
+          ValueError: it looks ahead itself, its rate is no multiple of 12.5 Hz, or no
+            such number.
         """
         each, rest = divmod(tokenizer.rate_hz, mo.TOKEN_HZ)
-        if tokens < 1 or rest or np.isinf(tokenizer.lookahead_s):
+        if tokens < 1 or rest or tokenizer.lookahead_s:
             raise ValueError(
                 f"{tokens} tokens ahead of {tokenizer.name}, which looks "
                 f"{tokenizer.lookahead_s} s ahead itself and makes "
                 f"{tokenizer.rate_hz:g} tokens a second; expected at least one, of a "
-                f"tokenizer at a multiple of {mo.TOKEN_HZ} Hz that does not read the "
-                "whole clip"
+                f"tokenizer at a multiple of {mo.TOKEN_HZ} Hz that does not look ahead"
             )
         self.inner, self.tokens, self.shift = tokenizer, tokens, int(each)
         self.name = f"{tokenizer.name}:ahead{tokens}"
@@ -48,7 +47,7 @@ class Ahead:
         self.dim = tokenizer.dim * (tokens + 1)
         self.num_codes = tokenizer.num_codes * (tokens + 1)
         self.batch = tokenizer.batch
-        self.lookahead_s = tokenizer.lookahead_s + tokens / mo.TOKEN_HZ
+        self.lookahead_s = tokens / mo.TOKEN_HZ
         self.hash = f"{tokenizer.hash}-ahead{tokens}"
 
     def stream(self):

@@ -1,9 +1,10 @@
 """Tokenizers by name.
 
 Each is one class with: name, rate_hz, dim (A), num_codes (Q, 0 if continuous),
-lookahead_s (0 if causal, infinite if it reads the whole clip), hash, and
+lookahead_s (0 if causal, infinite if it reads the whole clip, else seconds), hash, and
 `embed(wave [L] f32 at 16 kHz) -> [S, A] f32`; with codes also `encode(wave) -> [S, Q]`
-and `decode(codes) -> [S, A]`; if causal also `stream() -> push(samples), flush()`.
+and `decode(codes) -> [S, A]`; if its look-ahead is finite also `stream() ->
+push(samples), flush()`.
 `batch` is how many clips pay to go through the network together: above 1 there is
 `many(waves)`, a list of what `encode` (with codes) or `embed` gives of each.
 """
