@@ -42,13 +42,14 @@ def clip_keys(clips, seed, sample=0):
     return jax.vmap(lambda i: jax.random.fold_in(root, i))(ids)
 
 
-def streamed(sampler, clips, styles, *, seed=0, sample=0, progress=""):
+def streamed(sampler, clips, styles, *, seed=0, sample=0, progress="", batch=None):
     """Stream every clip in the sampler's chunks.
 
     Args:
       clips: with standardised tokens [S, A] and motion [T, F].
       styles: [clips, K].
       progress: words of a progress bar over the batches; "": none.
+      batch: rows per solve; None: BATCH.
 
     Returns:
       list of [T', F] raw motion, T' = min(T, 2 S): the last frames that fill no chunk
@@ -59,10 +60,11 @@ def streamed(sampler, clips, styles, *, seed=0, sample=0, progress=""):
     # By length, or clips of all lengths would be padded to the longest.
     order = sorted(range(len(clips)), key=chunks.__getitem__)
     out = [None] * len(clips)
-    starts = range(0, len(order), BATCH)
+    batch = batch or BATCH
+    starts = range(0, len(order), batch)
     for start in tqdm(starts, desc=progress, disable=not progress):
-        rows = order[start : start + BATCH]
-        seats = rows + rows[:1] * (BATCH - len(rows))
+        rows = order[start : start + batch]
+        seats = rows + rows[:1] * (batch - len(rows))
         longest = chunks[rows[-1]]
         tokens = np.stack([_padded(clips[i], sampler, longest) for i in seats])
         motion = np.asarray(
@@ -97,7 +99,9 @@ def whole(make_sampler, clips, styles, *, chunk_frames, seed=0, sample=0):
     for frames, members in sorted(groups.items()):
         sampler = make_sampler(chunk_frames=frames, context_frames=2)
         some = [clips[i] for i in members]
-        part = streamed(sampler, some, styles[members], seed=seed, sample=sample)
+        # Each length compiles anyway: no rows of nothing beside the few that it has.
+        few = {"seed": seed, "sample": sample, "batch": min(len(some), BATCH)}
+        part = streamed(sampler, some, styles[members], **few)
         for i, motion in zip(members, part, strict=True):
             out[i] = motion
     return out
