@@ -353,12 +353,13 @@ def table_4():
         printed = f"TokTalk, n = {steps}" if steps in (1, 20) else ""
         yield {
             **{"label": f"TokTalk, n = {steps}", "block": "Measured here"},
-            **{"data": "mel_rvq", "sample": {"num_steps": steps}, "timed": 100},
-            "paper": printed,
+            **{"data": "mel_rvq", "sample": {"num_steps": steps}, "paper": printed},
+            **{"timed": 100, "unscored": True},
         }
     yield {
-        **{"label": "whisper before a base on lyra, n = 10", "timed": 100},
+        "label": "whisper before a base on lyra, n = 10",
         **{"block": "Measured here", "data": "whisper_to_lyra", "method": "adapter"},
+        **{"timed": 100, "unscored": True},
     }
     for name in ("Han et al.", "Lee et al.", "DiffPoseTalk"):
         yield {
@@ -384,38 +385,42 @@ def cell(seconds, steps):
 
 def table_5():
     """Chunk size by Euler steps, at one temperature and at matched motion."""
-    for matched in (False, True):
-        for seconds in CHUNKS:
-            for steps in STEPS:
-                name = cell(seconds, steps)
-                sample = {"chunk_seconds": seconds, "num_steps": steps}
-                yield {
-                    "label": name + (", matched" if matched else ""),
-                    "block": "std_ratio matched to 1" if matched else "As configured",
-                    **{"data": "mel_rvq", "sample": sample, "match_std": matched},
-                    # The paper matched nothing.
-                    **{"paper": "" if matched else name},
-                    "timed": 0 if matched else 50,
-                    # One step cannot be matched (WHY_UNMATCHED): one seed tells.
-                    "seeds": SEEDS if matched and steps > 1 else (0,),
-                }
+    configured = {"block": "As configured", "data": "mel_rvq"}
+    cells = {
+        cell(seconds, steps): {"chunk_seconds": seconds, "num_steps": steps}
+        for seconds in CHUNKS
+        for steps in STEPS
+    }
+    for name, sample in cells.items():
+        yield {**configured, "label": name, "sample": sample, "paper": name}
+    further = {  # the further axes: {what: line}
+        f"{frames} context frames": {"sample": {"context_frames": frames}}
+        for frames in (10, 20)
+    }
+    further["one token of look-ahead"] = {"data": "mel_rvq_ahead"}
+    for words, line in further.items():
+        yield {**configured, "label": f"{cell(0.4, 10)}, {words}", **line}
+    for name, sample in cells.items():
+        yield {
+            **{"label": f"{name}, matched", "block": "std_ratio matched to 1"},
+            **{"data": "mel_rvq", "sample": sample, "match_std": True},
+            # One step cannot be matched (WHY_UNMATCHED): one seed tells.
+            "seeds": SEEDS if sample["num_steps"] > 1 else (0,),
+        }
     for seconds in CHUNKS:  # how much of the jitter is speech
         yield {
             **{"label": f"C = {seconds} s, ground truth", "method": "truth"},
             **{"block": "Truth", "data": "mel_rvq"},
             "sample": {"chunk_seconds": seconds},
         }
-    for frames in (10, 20):
+    timed = {"block": "First frame", "timed": 50, "unscored": True}
+    for name, sample in cells.items():
         yield {
-            "label": f"{cell(0.4, 10)}, {frames} context frames",
-            **{"block": "As configured", "data": "mel_rvq", "timed": 50},
-            "sample": {"context_frames": frames, "num_steps": 10},
+            **{**timed, "data": "mel_rvq", "sample": sample},
+            **{"label": f"{name}, timed", "paper": name},
         }
-    yield {
-        "label": f"{cell(0.4, 10)}, one token of look-ahead",
-        **{"block": "As configured", "data": "mel_rvq_ahead", "timed": 50},
-        "sample": {"num_steps": 10},
-    }
+    for words, line in further.items():
+        yield {**timed, "data": "mel_rvq", "label": f"{words}, timed", **line}
 
 
 WHY_STEPS = (

@@ -65,7 +65,7 @@ def claims_3():
 def table_5():
     yield {
         **{"label": "C = 0.4 s, n = 1", "paper": "C = 0.4 s, n = 1", "timed": 2},
-        **{"data": "mel_rvq", "sample": {"num_steps": 1}},
+        **{"data": "mel_rvq", "sample": {"num_steps": 1}, "unscored": True},
     }
 '''
 
@@ -120,6 +120,9 @@ def test_a_table_trains_what_is_missing(filled):
     assert f"Trained on {filled[0].total_steps} batches." in text
     assert "Over the samples" in text
     assert (out / "table_3.png").stat().st_size > 5000
+    (timed,) = json.loads((out / "table_5.json").read_text())["lines"]
+    assert timed["rows"][0]["measured"]["voice_ms_p95"] > 400 and not timed["metrics"]
+    assert "mve_mm ↓" not in (out / "table_5.md").read_text()
 
 
 def test_kept_rows_need_neither_data_nor_runs(filled, miniature, tmp_path):
@@ -308,6 +311,7 @@ def test_a_rows_key_is_what_it_is_made_from(filled, monkeypatch):
         {"train": {"train.style_drop": 1.0}},
         {"sample": {"num_steps": 3}},
         *({"style": "none"}, {"scored": "second_half"}, {"match_std": True}),
+        {"unscored": True},
     ):
         assert tables.row_key(config, {**line, **change}, 0) != key
     assert tables.row_key(config, line, 1) != key

@@ -40,7 +40,8 @@ LINE = {
     "match_std": False,  # choose the temperature by std_ratio on validation clips
     "timed": 0,  # chunks to time
     "probes": False,  # linear probes of the tokens, where the dataset holds its sound
-    "gains": False,  # measure `style_gains.rank_correlations` in place of the scores
+    "gains": False,  # measure `style_gains.rank_correlations`, unscored
+    "unscored": False,  # no more than what is measured beside the scores
     "seeds": (0,),
     "paper": "",  # name of its row in the paper's table
     "reason": "",  # why it cannot be run at all
@@ -186,6 +187,8 @@ def row_key(config, line, seed):
     fields += ("style", "match_std", "gains")
     if line["match_std"]:
         made["temperatures"] = TEMPERATURES
+    if line["unscored"]:
+        made["unscored"] = True
     if line["gains"]:
         made["ladder"] = style_gains.LEVELS, style_gains.CLIPS, style_gains.SAID
     if method == "adapter":
@@ -348,6 +351,7 @@ def _score(config, line, run, workdir, runs):
         measured, notes = measured | told, notes + words
     if line["gains"]:
         measured |= style_gains.rank_correlations(task)
+    if line["gains"] or line["unscored"]:
         row = results.Row(scores={}, **table_rows.facts(task, line["method"]))
     else:
         streams = line["method"] == "stream"
