@@ -219,7 +219,7 @@ def test_report_says_what_a_reader_must_know(tmp_path):
     markdown, numbers, plot = report.write_report(tmp_path, rows, "Title", "ridge")
     text = markdown.read_text()
     assert "## GRID: 1 speaker, 51 words" in text
-    assert "## performer: 6 speakers, open" in text
+    assert "## performer: 6 styles of the procedural performer, open" in text
     for word in ("0123456789ab", "ema at step 12000", "abc123", "c0ffee", "da7a"):
         assert word in text
     assert "look-ahead 0 s" in text and "2 CPU cores" in text
