@@ -271,9 +271,9 @@ WHY_GAIN = {
     "blink": "The count of blinks does not follow; at temperature 0 there are none. A "
     "training reference of one to two seconds holds no rate of 0.2 to 0.4 a second to "
     "learn from.",
-    "tempo": "The net does not follow it: how quickly its face moves stays within 2 % "
-    "over all of the gain, where the performer's own changes by a quarter, so that the "
-    "ranks are chance, another for each training.",
+    "tempo": "The net does not follow it: how quickly its face moves stays, at "
+    "temperature 0, within 2 % over all of the gain, where the performer's own changes "
+    "by a quarter, so that the ranks are chance, another for each training.",
 }
 
 
@@ -384,7 +384,10 @@ def cell(seconds, steps):
 
 
 def table_5():
-    """Chunk size by Euler steps, at one temperature and at matched motion."""
+    """Chunk size by Euler steps, at one temperature and at matched motion, and timed.
+
+    Context length and look-ahead are further axes, at the settings of the config.
+    """
     configured = {"block": "As configured", "data": "mel_rvq"}
     cells = {
         cell(seconds, steps): {"chunk_seconds": seconds, "num_steps": steps}
