@@ -13,8 +13,11 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 import jax
 import pytest
 
+from toktalk_jax import host_memory
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
+host_memory.keep_freed()
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))

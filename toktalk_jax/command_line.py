@@ -6,9 +6,12 @@ import sys
 
 from absl import app, flags
 
+from toktalk_jax import host_memory
+
 
 def run(main):
     """`app.run(main)`, with a mistyped flag or config key told in one line."""
+    host_memory.keep_freed()
     app.run(main, flags_parser=_parse)
 
 

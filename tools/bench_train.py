@@ -27,7 +27,7 @@ import time
 import jax
 import numpy as np
 
-from toktalk_jax import flops
+from toktalk_jax import flops, host_memory
 from toktalk_jax import motion as mo
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -325,6 +325,7 @@ def main(argv=None):
     p.add_argument("--json", default="", help="file to write, and a .png beside it")
     p.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     args = p.parse_args(argv)
+    host_memory.keep_freed()  # as training does
     if args.alone:
         print(json.dumps(train_alone(args.size, args.batch, args.rounds)))
         return

@@ -30,6 +30,7 @@ from absl import logging
 from tqdm import tqdm
 
 import toktalk_jax
+from toktalk_jax import host_memory
 from toktalk_jax import motion as mo
 from toktalk_jax.tokenizers import load
 from toktalk_jax.tokenizers.ahead import Ahead
@@ -354,6 +355,7 @@ def main(argv=None):
     """Entry point."""
     args = parser().parse_args(argv)
     logging.set_verbosity(logging.ERROR)  # TFDS warns of its own deprecations
+    host_memory.keep_freed()  # tracked faces are fitted by XLA
     try:
         metadata = export(args)
     except (ValueError, OSError, ImportError) as error:
