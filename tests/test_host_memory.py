@@ -1,5 +1,7 @@
 """Freed memory stays with the process, and the entry points ask for that."""
 
+import importlib.util
+import pathlib
 import platform
 import subprocess
 import sys
@@ -51,7 +53,10 @@ def test_another_c_library_is_left_alone(monkeypatch):
     host_memory.keep_freed()
 
 
-def test_every_entry_point_asks(monkeypatch):
+@pytest.mark.parametrize("program", ["train", "adapt", "evaluate", "sample"])
+def test_the_entry_points_ask(program, monkeypatch):
+    source = importlib.util.find_spec(f"toktalk_jax.{program}").origin
+    assert "command_line.run(main)" in pathlib.Path(source).read_text()
     asked = []
     monkeypatch.setattr(host_memory, "keep_freed", lambda: asked.append(True))
     monkeypatch.setattr(command_line.app, "run", lambda *a, **k: None)

@@ -27,7 +27,11 @@ def folders(tmp_path, clips=("one", "two", "three")):
         folder = tmp_path / name
         for clip in clips:
             (folder / clip).mkdir(parents=True)
-            np.savez(folder / clip / "motion.npz", motion=np.zeros((10, 56), "f4"))
+            np.savez(
+                folder / clip / "motion.npz",
+                motion=np.zeros((10, 56), "f4"),
+                audio=np.zeros(6400, np.int16),
+            )
         made[name] = folder
     return made
 
@@ -163,6 +167,7 @@ def test_bad_folders(tmp_path):
     for name, arrays, message in (
         ("fast", {"fps": 30.0}, "30 frames a second; expected 25"),
         ("short", {}, "has 7 frames, the recording 10"),
+        ("flame", {"face_model": "flame"}, "'flame', but the head is 'stand_in'; --h"),
     ):
         odd = tmp_path / name
         odd.mkdir()
@@ -170,6 +175,13 @@ def test_bad_folders(tmp_path):
         np.savez(odd / "one.npz", motion=np.zeros((frames, 56), "f4"), **arrays)
         with pytest.raises(ValueError, match=message):
             perceptual_study.make(tmp_path / "s", truth, made | {"x": odd})
+    mute = tmp_path / "mute"
+    mute.mkdir()
+    np.savez(mute / "one.npz", motion=np.zeros((10, 56), "f4"))
+    with pytest.raises(ValueError, match="holds no sound"):
+        perceptual_study.make(tmp_path / "s", mute, made)
+    with pytest.raises(ValueError, match="even number"):
+        perceptual_study.make(tmp_path / "s", truth, made, size=65)
     assert not (tmp_path / "s").exists()
     with pytest.raises(ValueError, match="no folder of takes"):
         perceptual_study.make(tmp_path / "s", tmp_path / "nowhere", made)

@@ -44,7 +44,8 @@ def test_a_command_names_what_exists(module, arguments):
             assert flag.removeprefix("--config.") in keys(path), argument
         elif flag.startswith("--"):
             # Declared here or in a module that this one imports its flags from.
-            assert re.search(rf'"(--)?{flag[2:]}"', source + imported(source)), argument
+            made = rf'(DEFINE_\w+\(\s*"|add(_argument)?\(\s*"--){flag[2:]}"'
+            assert re.search(made, source + imported(source)), argument
         if flag == "--config" and after != "...":
             config(value or after)
     if module == "launch.sweep":

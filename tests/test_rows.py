@@ -107,6 +107,22 @@ def test_tracked_lips_are_scored_in_the_scored_frames_alone(made, monkeypatch):
     np.testing.assert_array_equal(mask, np.arange(frames) >= frames // 2)
 
 
+def test_a_face_that_the_tracker_lost_costs_what_is_tracked_alone(made, monkeypatch):
+    def lost(*_):
+        raise ValueError("the tracker saw no face in 20 valid frames")
+
+    monkeypatch.setattr(scoring, "score_tracked", lost)
+    lips = np.full((len(made.clips[0].motion), 40, 3), np.nan, "f4")
+    row = rows.score(with_first(made, lips=lips), "static")
+    plain = rows.score(made, "static")
+    assert not row.skipped
+    name = predict.name_of(made.clips[0])
+    reasons = row.scores[name].pop("skipped")
+    for metric in ("tracked_lip_mm", "tracked_gap_r"):
+        assert "saw no face" in reasons[metric]
+    assert row.scores[name].items() <= plain.scores[name].items()
+
+
 def test_rules_move_the_clips_whose_sound_and_phonemes_are_known(made):
     """Against themselves they make no error; what they lack is named."""
     long = len(made.clips[0].tokens) * 1280

@@ -131,7 +131,8 @@ def test_kept_rows_need_neither_data_nor_runs(filled, miniature, tmp_path):
     shutil.copytree(out / "rows", tmp_path / "rows")
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "toktalk_jax.evaluate", "--config", miniature),
+            *(sys.executable, "-m", "toktalk_jax.evaluate"),
+            *("--config", f"{miniature}:smoke"),  # an argument is no part of the file
             *("--table=3", "--table=5", "--out", tmp_path, "--train=false"),
             "--samples=2",
             "--config.datasets.mel_rvq=nowhere",
@@ -181,7 +182,11 @@ def test_what_a_line_cannot_be_is_told_before_it_trains(filled, tmp_path):
         ({"run": "faceformers"}, "has run 'faceformers'"),
         ({"style": "own"}, "has style 'own'"),
         ({"scored": "half"}, "has scored 'half'"),
-        ({"sample": {"steps": 3}}, r"samples with \['steps'\]"),
+        ({"run": "datasets"}, "has run 'datasets'"),
+        ({"sample": {"steps": 3}}, r"overrides \['steps'\] in 'sample'"),
+        ({"train": {"train.style_dropp": 1.0}}, r"overrides \['train.style_dropp'\]"),
+        ({"train": {"seed.x": 1}}, r"overrides \['seed.x'\] in 'train'"),
+        ({"adapter": {"steps": 1}}, r"overrides \['steps'\] in 'adapter'"),
     ):
         module = types.SimpleNamespace(
             __name__="m",
@@ -728,6 +733,26 @@ def test_the_command_tells_of_errors_in_one_line(monkeypatch):
         tell(3)
 
 
+def test_other_settings_are_kept_elsewhere(filled):
+    """A smoke run, fewer samples or nothing at all never write over the kept tables."""
+    config, module, _, out = filled
+    with pytest.raises(ValueError, match="settings are kept.*--out DIR"):
+        evaluate.check_settings(config, module, ["runs"], "")  # samples=2
+    evaluate.check_settings(config, module, ["runs"], str(out))
+    own = module.get_config()
+    own.datasets.mel_rvq = "elsewhere"
+    evaluate.check_settings(own, module, ["runs"], "")
+    with pytest.raises(ValueError, match="--runs names no folder"):
+        evaluate.check_settings(own, module, [], "")
+    for name, least in (("samples", 0), ("limit", -1)):
+        other = own.copy_and_resolve_references()
+        other.table[name] = least
+        with pytest.raises(ValueError, match=f"--{name} is {least}; expected"):
+            evaluate.check_settings(other, module, ["runs"], str(out))
+    with pytest.raises(ValueError, match=r"has no table_4\(\)"):
+        tables.describer(module, 4)
+
+
 # --- styles and latency ------------------------------------------------------------
 
 
@@ -811,6 +836,15 @@ def test_a_style_changes_the_motion_and_none_is_the_null(styled):
     shift = drawn["mean_offset"][0] - null[0]
     np.testing.assert_allclose(shift, shift[:, :1] + 0 * shift, atol=1e-6)
     assert np.abs(shift).max() > 1e-4
+    # Solved at once it is moved as much; the control of chunk borders has no need to.
+    at_once = {
+        style: rows.ROWS["whole"](made[style]) for style in ("none", "mean_offset")
+    }
+    moved = at_once["mean_offset"][0] - at_once["none"][0]
+    np.testing.assert_allclose(moved, shift[:, :1] + 0 * moved, atol=1e-5)
+    np.testing.assert_array_equal(
+        rows.borderless(made["mean_offset"])[0], at_once["none"][0][0]
+    )
 
 
 def test_the_second_half_is_scored_alone(styled):
@@ -865,6 +899,19 @@ def test_latency_adds_up(styled, chunk_s, ttftb):
     # The dataset holds no sound: the tokenizer is timed on noise, never left out.
     parts = 1e3 * chunk_s + found["tokenise_ms"] + found["T_animation_ms"]
     assert found["voice_ms"] == pytest.approx(parts)
+
+
+def test_a_language_model_is_waited_for_as_far_as_tokens_look(styled, monkeypatch):
+    """Five tokens of a chunk and two beside the last: 200 ms for five, so 280."""
+    made = styled()
+    facts = made.bundle.dataset | {"tokenizer": Ahead(tiny_corpus.tokenizer(), 2).name}
+    monkeypatch.setattr(latency, "_tokenizer", lambda task: (None, []))
+    ahead = dataclasses.replace(
+        made, bundle=dataclasses.replace(made.bundle, dataset=facts)
+    )
+    found, _ = latency.first_chunk(ahead, examples=1)
+    assert found["TTFTB_ms"] == pytest.approx(280)
+    assert found["chatbot_ms"] >= 480
 
 
 def test_a_voice_waits_for_what_its_tokens_look_ahead():

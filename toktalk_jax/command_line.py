@@ -38,7 +38,7 @@ def one_line_errors(program):
     """
     try:
         yield
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if os.environ.get("TOKTALK_TRACEBACK"):
             raise
         raise SystemExit(f"{program}: {error}") from None

@@ -79,16 +79,19 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)  # Orbax tells its whole life at INFO
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
-    try:
+    with command_line.one_line_errors("evaluate"):
         for path in _tables() if flags.FLAGS.table else [_rows()]:
             print(path.read_text())
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        raise SystemExit(f"evaluate: {error}") from None
 
 
 def _rows():
     """Score the rows that the command line names; returns the report's path."""
     f = flags.FLAGS
+    if "sample" not in f.config:
+        raise ValueError(
+            "the config has no block 'sample'; expected that of the run, as "
+            "configs/small.py"
+        )
     names = tuple(f.rows.split(","))
     rows = evaluate(
         f.config,
@@ -120,17 +123,20 @@ def _tables():
     from ml_collections import config_flags
 
     f = flags.FLAGS
+    if unknown := [number for number in f.table if number not in table_text.TITLES]:
+        raise ValueError(f"--table holds {unknown}; expected {[*table_text.TITLES]}")
     if idle := [name for name in OF_ROWS if f[name].present]:
         raise ValueError(
             f"--table does not read --{', --'.join(idle)}: the lines of a table, in "
             "its config, say what is scored"
         )
+    module = tables.module_of(config_flags.get_config_filename(f["config"]))
+    for number in f.table:
+        tables.describer(module, number)
     for name in ("samples", "limit"):
         if f[name].present:
             f.config.table[name] = f[name].value
-    if unknown := [number for number in f.table if number not in table_text.TITLES]:
-        raise ValueError(f"--table holds {unknown}; expected {[*table_text.TITLES]}")
-    module = tables.module_of(config_flags.get_config_filename(f["config"]))
+    check_settings(f.config, module, f.runs, f.out)
     out = pathlib.Path(f.out or RESULTS)
     about = module.about(f.config) if hasattr(module, "about") else ""
     for number in f.table:
@@ -142,6 +148,29 @@ def _tables():
             train=f.train,
         )
         yield table_text.write(out, number, lines, claims, about)
+
+
+def check_settings(config, module, runs, out):
+    """Refuse what would end a table late, or write over the kept ones.
+
+    Raises:
+      ValueError: no sample, fewer clips than none, nowhere for new runs, or settings
+        other than the module's own with no folder `out` of their own.
+    """
+    for name, least in (("samples", 1), ("limit", 0)):
+        if config.table[name] < least:
+            raise ValueError(f"--{name} is {config.table[name]}; expected {least}, up")
+    if not runs:
+        raise ValueError("--runs names no folder; new runs go into its first")
+    any_data = {"datasets": None}
+    if (
+        not out
+        and config.to_dict() | any_data != module.get_config().to_dict() | any_data
+    ):
+        raise ValueError(
+            f"the tables of {module.__name__}'s own settings are kept, and these are "
+            "others: name a folder for them, --out DIR"
+        )
 
 
 def define_flags():

@@ -54,6 +54,10 @@ def _mean(task):
 
 def _whole(task):
     """The same weights, each clip solved at once."""
+    return tasks.with_offset(task, _solved_whole(task))
+
+
+def _solved_whole(task):
     samples = [
         predict.whole(
             lambda **sizes: make_sampler(task.bundle, task.settings, **sizes),
@@ -69,8 +73,11 @@ def _whole(task):
 
 
 def borderless(task):
-    """One sample [T, F] a clip of `_whole`: the second control of chunk borders."""
-    return [drawn[0] for drawn in _whole(dataclasses.replace(task, samples=1))]
+    """One sample [T, F] a clip of `_whole`: the second control of chunk borders.
+
+    Without the style "mean_offset": what is added to all of a clip has no borders.
+    """
+    return [drawn[0] for drawn in _solved_whole(dataclasses.replace(task, samples=1))]
 
 
 def _static(task):
@@ -140,8 +147,9 @@ def _read_file(task, clip):
     """A clip's motion [T, F], or the error that says why there is none."""
     folder, joint = pathlib.Path(task.motions), task.head_joint
     file = folder / f"{clip.clip_id}.npz"
+    file = file if file.is_file() else folder / clip.clip_id / "motion.npz"
     try:
-        take = takes.read(file if file.is_file() else folder / clip.clip_id)
+        take = takes.read(file)
     except (ValueError, OSError) as error:
         return ValueError(str(error))
     if take.fps != mo.FPS:
@@ -267,7 +275,10 @@ def _score_clip(task, clip, motion, control):
         each = [score_one(sample) for sample in motion]
         found["samples"] = {m: [s[m] for s in each] for m in OVER_SAMPLES}
     if clip.lips is not None:
-        found |= scoring.score_tracked(task.rig, motion, clip.lips, mask)
+        try:
+            found |= scoring.score_tracked(task.rig, motion, clip.lips, mask)
+        except ValueError as error:  # the tracker lost the face, not the net its sound
+            found["skipped"] |= dict.fromkeys(scoring.TRACKED, str(error))
     return found
 
 

@@ -66,11 +66,7 @@ def fill(number, config, module, *, runs, kept, known=None, train=True):
     Raises:
       ValueError: no such table in the module, or a line that is malformed.
     """
-    describe = getattr(module, f"table_{number}", None)
-    if describe is None:
-        raise ValueError(
-            f"{module.__name__} has no table_{number}(); configs/grid.py shows one"
-        )
+    describe = describer(module, number)
     # Each folder once; kept has the last word.
     read = dict.fromkeys(path for path in (known, kept) if path)
     rows = {row.key: row for path in read for row in results.load_rows(path)}
@@ -97,6 +93,20 @@ def fill(number, config, module, *, runs, kept, known=None, train=True):
             )
         )
     return lines, list(getattr(module, f"claims_{number}", list)())
+
+
+def describer(module, number):
+    """The function that describes a table.
+
+    Raises:
+      ValueError: the module has none.
+    """
+    found = getattr(module, f"table_{number}", None)
+    if found is None:
+        raise ValueError(
+            f"{module.__name__} has no table_{number}(); configs/grid.py shows one"
+        )
+    return found
 
 
 def _reason(missing, seeds):
@@ -141,7 +151,7 @@ def _check_choices(config, line):
         return
     choices = {
         "data": (line["data"], config.datasets),
-        "run": (line["run"] or "the config", ("the config", *BLOCKS)),
+        "run": (line["run"] or "the config", ("the config", "faceformer_run")),
         "style": (line["style"], references.STYLES),
         "scored": (line["scored"], tasks.SCORED),
     }
@@ -151,12 +161,26 @@ def _check_choices(config, line):
                 f"line {line['label']!r} has {name} {found!r}; expected one of "
                 f"{[*expected]}"
             )
-    sample = config[line["run"]].sample if line["run"] else config.sample
-    if unknown := sorted(set(line["sample"]) - set(sample)):
-        raise ValueError(
-            f"line {line['label']!r} samples with {unknown}; expected keys out of "
-            f"{sorted(sample)}"
-        )
+    run = config[line["run"]] if line["run"] else config
+    overridden = {
+        "sample": run.sample,
+        "train": run,
+        "adapter": config.get("adapter_run", {}),
+    }
+    for name, block in overridden.items():
+        if unknown := [key for key in line[name] if not _holds(block, key)]:
+            raise ValueError(
+                f"line {line['label']!r} overrides {unknown} in {name!r}; expected "
+                f"dotted keys of {sorted(block)}"
+            )
+
+
+def _holds(block, key):
+    """Whether a block of the config has a dotted key."""
+    first, _, rest = key.partition(".")
+    if first not in block:
+        return False
+    return not rest or (hasattr(block[first], "items") and _holds(block[first], rest))
 
 
 def run_config(config, line, seed):
@@ -221,7 +245,7 @@ def _row(config, line, seed, known, runs, kept, train):
     if row is not None and not (_unprobed(row, line) and facts.get("with_audio")):
         return row, ""
     if not facts:
-        return None, f"no dataset at {run.dataset}"
+        return None, f"no dataset at {run.dataset} (config.datasets.{line['data']})"
     workdir = finished(run, runs)
     if workdir is None and row is not None:
         return row, ""
@@ -309,7 +333,8 @@ def _adapter(config, line, run, workdir, runs):
 
     made = _adapter_config(config, line, run.dataset, run.seed)
     base = checkpoints.load(workdir).meta["hash"]
-    name = f"adapter-{_hash([base, checkpoints.computing(made.to_dict())])}"
+    made_from = checkpoints.computing(made.to_dict()), table_rows.identity(run.dataset)
+    name = f"adapter-{_hash([base, *made_from])}"
     out = pathlib.Path(runs[0]) / name
     if not (out / "card.json").is_file():
         print(f"training {line['label']}, seed {run.seed}: {out}", flush=True)
@@ -411,8 +436,9 @@ def matched_temperature(task, method="stream"):
     )
 
 
-def module_of(path):
-    """The Python module of a config file."""
+def module_of(named):
+    """The Python module of a config file, named with its arguments or without."""
+    path = named if pathlib.Path(named).is_file() else str(named).partition(":")[0]
     spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

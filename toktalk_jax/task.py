@@ -210,7 +210,11 @@ def draw(task, sampler, styles=None):
         predict.streamed(sampler, task.clips, styles, seed=task.seed, sample=k)
         for k in tqdm(range(task.samples), desc="samples")
     ]
-    drawn = [np.stack(d) for d in zip(*draws, strict=True)]
+    return with_offset(task, [np.stack(d) for d in zip(*draws, strict=True)])
+
+
+def with_offset(task, drawn):
+    """`drawn`, for the style "mean_offset" moved by the mean pose of another clip."""
     if task.style != "mean_offset":
         return drawn
     from toktalk_jax.baselines import static

@@ -48,8 +48,9 @@ def make(out, truth, methods, *, head=None, seed=0, size=320, render=None):
 
     Args:
       out: folder; truth: folder of takes; methods: {name: folder of takes}.
-      render: (path of the mp4, path of the take, path of the take with the sound, head,
-        size), for tests.
+      head: the user's FLAME file; None: the stand-in.
+      render: (path of the mp4, path of the take, path of the take with the sound,
+        `flame.assets.Head`, size), for tests.
 
     Returns:
       dict of study.json: methods, questions, seed, clips {clip: {method: video}}, the
@@ -57,9 +58,13 @@ def make(out, truth, methods, *, head=None, seed=0, size=320, render=None):
 
     Raises:
       ValueError: fewer than three methods or more than the page has letters for, no
-        clip that all folders hold, takes that are not of one recording, or a folder
-        that holds a study of other takes, clips, sizes or a seed of its own.
+        clip that all folders hold, takes that are not of one recording, of another
+        face or without its sound, a size that no video has, or a folder that holds a
+        study of other takes, clips, sizes or a seed of its own. Nothing is written.
     """
+    from toktalk_jax.flame import assets
+    from tools import compare_video
+
     if not 3 <= len(methods) <= MOST or "truth" in methods:
         raise ValueError(
             f"the methods are {sorted(methods)}; give three or more, at most {MOST}, "
@@ -70,13 +75,15 @@ def make(out, truth, methods, *, head=None, seed=0, size=320, render=None):
     if not clips:
         held = {name: sorted(found)[:3] for name, found in folders.items()}
         raise ValueError(f"no clip is in all folders; they hold {held} ...")
+    compare_video.check_size(size)
+    face = assets.load_head(head)
     for clip in clips:
-        _check_takes({name: found[clip] for name, found in folders.items()})
+        _check_takes({name: found[clip] for name, found in folders.items()}, face)
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     wanted = {
         **{"methods": sorted(methods), "questions": list(QUESTIONS), "seed": seed},
-        **{"size": size, "head": pathlib.Path(head).name if head else "stand_in"},
+        **{"size": size, "head": f"{face.name} {face.hash()}"},
         "takes": {name: _hash(found, clips) for name, found in folders.items()},
     }
     study = _described(out / "study.json", clips, wanted)
@@ -85,15 +92,16 @@ def make(out, truth, methods, *, head=None, seed=0, size=320, render=None):
         for method, video in videos.items():
             if not (out / video).exists():
                 source = folders[method][clip]
-                render(out / video, source, folders["truth"][clip], head, size)
+                render(out / video, source, folders["truth"][clip], face, size)
     return study
 
 
-def _check_takes(paths):
-    """Refuse takes of a clip that would not keep time with its sound.
+def _check_takes(paths, face):
+    """Refuse takes of a clip that cannot be shown, or not in time with its sound.
 
     Raises:
-      ValueError: one has another frame rate, or another length than the recording.
+      ValueError: one has another frame rate, another length than the recording or
+        another face, or the recording has no sound.
     """
     from toktalk_jax import motion as mo
     from toktalk_jax import takes
@@ -110,6 +118,15 @@ def _check_takes(paths):
             raise ValueError(
                 f"{paths[name]} has {len(take.motion)} frames, the recording {wanted}"
             )
+        if take.face_model not in (None, face.name):
+            raise ValueError(
+                f"{paths[name]} is of face model {take.face_model!r}, but the head is "
+                f"{face.name!r}; --head names the FLAME file that it was made with"
+            )
+    if found["truth"].audio is None:
+        raise ValueError(
+            f"{paths['truth']} holds no sound; a rater must hear the recording"
+        )
 
 
 def _hash(takes, clips):
@@ -146,18 +163,13 @@ def _described(kept, clips, wanted):
 def _render(path, take, sound, head, size):
     """One head with the recording's sound, as an mp4."""
     from toktalk_jax import takes
-    from toktalk_jax.flame import assets
     from tools import compare_video
 
-    compare_video.check_size(size)
     found, heard = takes.read(take), takes.read(sound)
-    if heard.audio is None:
-        raise ValueError(f"{sound} holds no sound; a rater must hear the recording")
-    face = assets.head_of({"face_model": found.face_model or "stand_in"}, head or "")
     pictures = (
         picture
         for (picture,) in compare_video.draw_heads(
-            found.motion[None], face, found.head_joint, size
+            found.motion[None], head, found.head_joint, size
         )
     )
     compare_video.encode(

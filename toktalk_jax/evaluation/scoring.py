@@ -116,6 +116,9 @@ def score_clip(
     return {"frames": int(mask.sum()), **scores, "skipped": reasons}
 
 
+TRACKED = ("tracked_lip_mm", "tracked_gap_r")
+
+
 def score_tracked(rig, prediction, lips, mask=None):
     """Scores of one clip against the lips that the tracker saw, without a fit between.
 

@@ -25,7 +25,7 @@ COLUMNS = {
     3: (*_ERRORS, "std_ratio", "jitter", "boundary_excess"),
     4: (),
     5: (
-        *("mve_mm", "lve_mm", "energy_score", "jitter"),
+        *("mve_mm", "lve_mm", "energy_score", "jitter", "jitter_inside"),
         *("boundary_excess", "boundary_excess_whole", "std_ratio"),
     ),
 }
@@ -36,7 +36,8 @@ ASSUMED = {
     "T_animation_ms is tokens to motion, an adapter inside; tokenise_ms is from the "
     "last 80 ms of a chunk's sound to its tokens. Assumed, as the paper states them: "
     f"TTFTB_ms, {paper.TTFTB_MS:.0f} ms to the first tokens of a chunk of "
-    f"{paper.TTFTB_SECONDS} s, proportionally more of a longer one, and "
+    f"{paper.TTFTB_SECONDS} s, proportionally more of a longer one or for tokens "
+    "beside its last, and "
     f"{paper.T_AUDIO_MS:.0f} ms to its sound (T_audio). chatbot_ms = TTFTB + "
     "max(T_audio, T_animation), its Equation 7, its tokens from the language model; "
     "voice_ms = the sound that is listened to (a chunk, and as far ahead as its tokens "
@@ -123,7 +124,9 @@ def _groups(lines):
 
 def _facts(row):
     regions = ", ".join(f"{name} {code}" for name, code in sorted(row.regions.items()))
-    return f"On {report.scored_on(row)}. Face {row.head}, vertices {regions}."
+    timed = f" Timed on {row.device}." if "T_animation_ms" in row.measured else ""
+    on = report.scored_on(row)
+    return f"On {on}.{timed} Face {row.head}, vertices {regions}."
 
 
 def _measured(lines):

@@ -10,6 +10,9 @@ import numpy as np
 
 from toktalk_jax import motion as mo
 
+# In a tokenizer's name, before the number of tokens.
+AHEAD = ":ahead"
+
 
 class Ahead:
     """A tokenizer behind the same face, its tokens widened by those that follow.
@@ -42,7 +45,7 @@ class Ahead:
                 f"tokenizer at a multiple of {mo.TOKEN_HZ} Hz that does not look ahead"
             )
         self.inner, self.tokens, self.shift = tokenizer, tokens, int(each)
-        self.name = f"{tokenizer.name}:ahead{tokens}"
+        self.name = f"{tokenizer.name}{AHEAD}{tokens}"
         self.rate_hz, self.sample_rate = tokenizer.rate_hz, tokenizer.sample_rate
         self.dim = tokenizer.dim * (tokens + 1)
         self.num_codes = tokenizer.num_codes * (tokens + 1)
