@@ -906,9 +906,7 @@ def test_a_language_model_is_waited_for_as_far_as_tokens_look(styled, monkeypatc
     made = styled()
     facts = made.bundle.dataset | {"tokenizer": Ahead(tiny_corpus.tokenizer(), 2).name}
     monkeypatch.setattr(latency, "_tokenizer", lambda task: (None, []))
-    ahead = dataclasses.replace(
-        made, bundle=dataclasses.replace(made.bundle, dataset=facts)
-    )
+    ahead = dataclasses.replace(made, bundle=made.bundle._replace(dataset=facts))
     found, _ = latency.first_chunk(ahead, examples=1)
     assert found["TTFTB_ms"] == pytest.approx(280)
     assert found["chatbot_ms"] >= 480
