@@ -1,8 +1,8 @@
 r"""Small TokTalk: 2.2 M + 0.3 M parameters, two CPU cores, GRID or performer clips.
 
-On GRID (700 clips of one speaker) 14,000 steps take under 30 minutes on two cores; the
-scores are in configs/results/rows. The shipped checkpoint `small` is this config on
-GRID and performer clips; its model card names the command and the numbers.
+On GRID (700 clips of one speaker) 14,000 steps take under 30 minutes on two cores. The
+shipped checkpoint `small` is this config on GRID and performer clips; its model card
+names the command and the numbers.
 
 What made the difference on GRID's validation clips (streamed, `lve_mm`, ridge 1.73):
 the velocity's linear part added to the network (`model.skip_std`; 1,500 steps: 3.31

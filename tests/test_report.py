@@ -2,14 +2,11 @@
 
 import dataclasses
 import json
-import pathlib
 
 import numpy as np
 import pytest
 
 from toktalk_jax.evaluation import intervals, metrics, report, results
-
-ROWS = "configs/results/rows"
 
 
 def scores_of(values, metric="lve_mm"):
@@ -272,9 +269,15 @@ def test_older_rows_stand_beside_newer_ones(tmp_path):
     assert text.count("## GRID: 1 speaker") == 2
     assert text.index("| new |") < text.index("lips 000000000000")
     assert "brows 30d2eb2e5c9e, lips 0123456789ab" in text
-    rows = results.load_rows(pathlib.Path(results.__file__).parents[2] / ROWS)
-    assert len(rows) >= 12  # the committed ones, of every age
-    for path in report.write_report(tmp_path, rows, "T"):
+    # A file from before rows had keys, and what was measured or scored in them.
+    stored = results.to_json(old)
+    for later in results._LATER:
+        del stored[later]
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows/old.json").write_text(json.dumps(stored))
+    (loaded,) = results.load_rows(tmp_path / "rows")
+    assert loaded.values == old.values and not (loaded.key or loaded.measured)
+    for path in report.write_report(tmp_path, [loaded, new], "T"):
         assert path.stat().st_size > 1000
 
 
