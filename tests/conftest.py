@@ -185,3 +185,14 @@ def tiny_run(tiny_dataset, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     train.train(config, workdir)
     return workdir
+
+
+@pytest.fixture(scope="session")
+def styled(tiny_dataset, tiny_run):
+    """Prepares `tiny_run` for scoring, one sample a clip; options of `task.prepare`."""
+    from configs import small
+    from toktalk_jax import task
+
+    config = small.get_config("smoke")
+    config.dataset = str(tiny_dataset)
+    return lambda **options: task.prepare(config, tiny_run, samples=1, **options)

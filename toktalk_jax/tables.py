@@ -1,16 +1,14 @@
 """Fill one of the paper's tables: keep the rows that are there, make the others.
 
 A config file that has a function `table_N` beside its `get_config` describes table N:
-the function yields one dict per line, fields out of LINE. A row's key is a hash of all
-that it is made from but the dataset's path, so a kept row is found again on a machine
-that has neither data nor runs; a row that is missing is trained, scored and kept. Where
-the data is there, a kept row of other data, or of other regions of the face, counts as
-missing.
+the function yields one dict per line, fields out of `table_lines.LINE`. A row's key
+holds no path, so a kept row is found again on a machine that has neither data nor runs;
+a row that is missing is trained, scored and kept. Where the data is there, a kept row
+of other data, or of other regions of the face, counts as missing.
 """
 
 import dataclasses
 import functools
-import hashlib
 import importlib.util
 import json
 import pathlib
@@ -18,37 +16,12 @@ import pathlib
 import numpy as np
 from ml_collections import ConfigDict
 
-from toktalk_jax import latency, style_gains
+from toktalk_jax import latency, provenance, style_gains, table_lines
 from toktalk_jax import rows as table_rows
 from toktalk_jax import task as tasks
-from toktalk_jax.evaluation import probes, references, results, scoring, tables
+from toktalk_jax.evaluation import probes, results, scoring, tables
 from toktalk_jax.flame import assets
 from toktalk_jax.training import checkpoints
-
-# Fields of a line, and what they are where it does not say.
-LINE = {
-    "label": None,  # unique in its table
-    "block": "",  # the heading that it stands under
-    "data": None,  # key of config.datasets
-    "method": "stream",  # a name of `rows.ROWS`, but "files"
-    "run": "",  # block of the config that it is trained by; "": the config itself
-    "train": {},  # overrides of that
-    "adapter": {},  # overrides of config.adapter_run, for method "adapter"
-    "sample": {},  # overrides of config.sample, for scoring alone
-    "style": "another_clip",
-    "scored": "all",
-    "match_std": False,  # choose the temperature by std_ratio on validation clips
-    "timed": 0,  # chunks to time
-    "probes": False,  # linear probes of the tokens, where the dataset holds its sound
-    "gains": False,  # measure `style_gains.rank_correlations`, unscored
-    "unscored": False,  # no more than what is measured beside the scores
-    "seeds": (0,),
-    "paper": "",  # name of its row in the paper's table
-    "reason": "",  # why it cannot be run at all
-}
-# Blocks of the config that are no part of its own training.
-BLOCKS = ("datasets", "table", "adapter_run", "faceformer_run")
-TEMPERATURES = (0.3, 0.6, 1.0, 1.4)  # tried to match the truth's std
 
 
 def fill(number, config, module, *, runs, kept, known=None, train=True):
@@ -56,7 +29,7 @@ def fill(number, config, module, *, runs, kept, known=None, train=True):
 
     Args:
       config: from the module's `get_config`: a training config with the further
-        BLOCKS.
+        `table_lines.BLOCKS`.
       module: the config's module, with `table_N` and, if it has any, `claims_N`.
       runs: directories whose subdirectories are searched for finished runs; new ones
         go into the first. kept: directory of the rows; known: another, of rows that
@@ -73,10 +46,10 @@ def fill(number, config, module, *, runs, kept, known=None, train=True):
     rows.pop("", None)  # of no table
     lines = []
     for given in describe():
-        line = check(given)
+        line = table_lines.check(given)
         if any(other.label == line["label"] for other in lines):
             raise ValueError(f"table {number} has two lines {line['label']!r}")
-        _check_choices(config, line)
+        table_lines.check_choices(config, line)
         found, missing = [], {}  # reason: the seeds that it keeps away
         for seed in () if line["reason"] else line["seeds"]:
             row, reason = _row(config, line, seed, rows, runs, kept, train)
@@ -119,124 +92,10 @@ def _reason(missing, seeds):
     )
 
 
-def check(given):
-    """A line's dict with its defaults.
-
-    Raises:
-      ValueError: an unknown field, or one that is missing; names it.
-    """
-    line = {**LINE, **given}
-    unknown = sorted(set(given) - set(LINE))
-    if unknown or line["label"] is None or not (line["data"] or line["reason"]):
-        raise ValueError(
-            f"a table's line is {given}; unknown fields {unknown}; expected label, "
-            f"data (or reason), and fields out of {sorted(LINE)}"
-        )
-    known = [name for name in table_rows.ROWS if name != "files"]
-    if line["method"] not in known:
-        raise ValueError(
-            f"line {line['label']!r} has method {line['method']!r}; expected one of "
-            f"{known}"
-        )
-    return line
-
-
-def _check_choices(config, line):
-    """Refuse what would only be found wrong when the line's training is over.
-
-    Raises:
-      ValueError: a dataset, block, style, part or sampling key that is none.
-    """
-    if line["reason"]:
-        return
-    choices = {
-        "data": (line["data"], config.datasets),
-        "run": (line["run"] or "the config", ("the config", "faceformer_run")),
-        "style": (line["style"], references.STYLES),
-        "scored": (line["scored"], tasks.SCORED),
-    }
-    for name, (found, expected) in choices.items():
-        if found not in expected:
-            raise ValueError(
-                f"line {line['label']!r} has {name} {found!r}; expected one of "
-                f"{[*expected]}"
-            )
-    run = config[line["run"]] if line["run"] else config
-    overridden = {
-        "sample": run.sample,
-        "train": run,
-        "adapter": config.get("adapter_run", {}),
-    }
-    for name, block in overridden.items():
-        if unknown := [key for key in line[name] if not _holds(block, key)]:
-            raise ValueError(
-                f"line {line['label']!r} overrides {unknown} in {name!r}; expected "
-                f"dotted keys of {sorted(block)}"
-            )
-
-
-def _holds(block, key):
-    """Whether a block of the config has a dotted key."""
-    first, _, rest = key.partition(".")
-    if first not in block:
-        return False
-    return not rest or (hasattr(block[first], "items") and _holds(block[first], rest))
-
-
-def run_config(config, line, seed):
-    """The training config of a line and seed; its dataset is still a path."""
-    run = config[line["run"]] if line["run"] else config
-    run = run.copy_and_resolve_references().unlock()
-    for block in BLOCKS:
-        if block in run:
-            del run[block]
-    run.dataset = config.datasets[line["data"]]
-    run.seed = seed
-    run.update_from_flattened_dict(line["train"])
-    return run
-
-
-def row_key(config, line, seed):
-    """12 hex digits of all that a row is made from, but for paths."""
-    run = run_config(config, line, seed)
-    run.sample.update(line["sample"])
-    method, fields = line["method"], ("data", "method", "scored", "timed", "probes")
-    made = {"seed": seed, "table": config.table.to_dict()}
-    if method in table_rows.UNTRAINED:  # no network's setting is any of theirs
-        made["chunk"] = run.sample.chunk_seconds
-        made["fit"] = table_rows.UNTRAINED[method]
-        return _hash({**made, **{name: line[name] for name in fields}})
-    made["run"] = checkpoints.computing(run.to_dict())
-    made["shown"] = references.FRAMES
-    fields += ("style", "match_std", "gains")
-    if line["match_std"]:
-        made["temperatures"] = TEMPERATURES
-    if line["unscored"]:
-        made["unscored"] = True
-    if line["gains"]:
-        made["ladder"] = style_gains.LEVELS, style_gains.CLIPS, style_gains.SAID
-    if method == "adapter":
-        adapter = _adapter_config(config, line, line["data"], seed)
-        made["adapter"] = checkpoints.computing(adapter.to_dict())
-    return _hash({**made, **{name: line[name] for name in fields}})
-
-
-def _adapter_config(config, line, dataset, seed):
-    found = config.adapter_run.copy_and_resolve_references().unlock()
-    found.dataset, found.seed = dataset, seed
-    found.update_from_flattened_dict(line["adapter"])
-    return found
-
-
-def _hash(value):
-    text = json.dumps(value, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
 def _row(config, line, seed, known, runs, kept, train):
     """(the kept or new row, "") or (None, why there is none)."""
-    key = row_key(config, line, seed)
-    run = run_config(config, line, seed)
+    key = table_lines.row_key(config, line, seed)
+    run = table_lines.run_config(config, line, seed)
     row, facts = known.get(key), _facts(run.dataset)
     if row is not None and facts and (other := _other(row, run, facts)):
         print(f"{line['label']}: the kept row {key} is of other {other}", flush=True)
@@ -262,7 +121,7 @@ def _row(config, line, seed, known, runs, kept, train):
 
 def _other(row, run, facts):
     """What of a kept row is not as it would be made now: "data", "regions" or ""."""
-    if row.data and row.data != table_rows.identity(run.dataset):
+    if row.data and row.data != provenance.identity(run.dataset):
         return "data"
     face = tuple((k, facts[k]) for k in ("face_model", "face_hash") if k in facts)
     now = _regions(face, run.head)
@@ -306,7 +165,7 @@ def _on_data(workdir, dataset):
         return False
     described = json.loads(kept.read_text())
     before = described.get("directories", [described])
-    now = table_rows.identity(dataset)
+    now = provenance.identity(dataset)
     # Tokens of a second tokenizer are nothing that a base was trained on.
     return len(before) == len(now) and all(
         old.get(name) == value
@@ -319,8 +178,8 @@ def _on_data(workdir, dataset):
 def _train(run, line, runs):
     from toktalk_jax import train
 
-    made = checkpoints.computing(run.to_dict()), table_rows.identity(run.dataset)
-    name = f"{line['data']}-{_hash(made)}"
+    made = checkpoints.computing(run.to_dict()), provenance.identity(run.dataset)
+    name = f"{line['data']}-{table_lines.digest(made)}"
     workdir = pathlib.Path(runs[0]) / name
     print(f"training {line['label']}, seed {run.seed}: {workdir}", flush=True)
     train.train(ConfigDict(run.to_dict()), workdir)
@@ -331,10 +190,10 @@ def _adapter(config, line, run, workdir, runs):
     """The workdir of a line's adapter, trained if it is missing."""
     from toktalk_jax import adapt
 
-    made = _adapter_config(config, line, run.dataset, run.seed)
+    made = table_lines.adapter_config(config, line, run.dataset, run.seed)
     base = checkpoints.load(workdir).meta["hash"]
-    made_from = checkpoints.computing(made.to_dict()), table_rows.identity(run.dataset)
-    name = f"adapter-{_hash([base, *made_from])}"
+    made_from = checkpoints.computing(made.to_dict()), provenance.identity(run.dataset)
+    name = f"adapter-{table_lines.digest([base, *made_from])}"
     out = pathlib.Path(runs[0]) / name
     if not (out / "card.json").is_file():
         print(f"training {line['label']}, seed {run.seed}: {out}", flush=True)
@@ -377,7 +236,7 @@ def _score(config, line, run, workdir, runs):
     if line["gains"]:
         measured |= style_gains.rank_correlations(task)
     if line["gains"] or line["unscored"]:
-        row = results.Row(scores={}, **table_rows.facts(task, line["method"]))
+        row = results.Row(scores={}, **provenance.facts(task, line["method"]))
     else:
         streams = line["method"] == "stream"
         control = table_rows.borderless(task) if streams else None
@@ -389,7 +248,7 @@ def _score(config, line, run, workdir, runs):
         row,
         measured={k: v for k, v in measured.items() if k not in undefined},
         note="; ".join([row.note, *notes]),
-        key=row_key(config, line, run.seed),
+        key=table_lines.row_key(config, line, run.seed),
     )
 
 
@@ -404,14 +263,15 @@ def _probes(task):
 def matched_temperature(task, method="stream"):
     """(temperature at which samples move as much as the truth, what was found).
 
-    By linear interpolation of `std_ratio` between neighbours of TEMPERATURES, one
-    sample of each clip; the one that comes nearest where no two enclose 1.
+    By linear interpolation of `std_ratio` between neighbours of
+    `table_lines.TEMPERATURES`, one sample of each clip; the one that comes nearest
+    where no two enclose 1.
 
     Raises:
       ValueError: `std_ratio` is undefined at one of them.
     """
-    found = []
-    for temperature in TEMPERATURES:
+    tried, found = table_lines.TEMPERATURES, []
+    for temperature in tried:
         settings = {**task.settings, "temperature": temperature}
         one = dataclasses.replace(task, settings=settings, samples=1)
         row = table_rows.score(one, method)
@@ -423,16 +283,16 @@ def matched_temperature(task, method="stream"):
                 "there is no motion to match"
             )
         found.append(ratio)
-    steps = zip(TEMPERATURES, found, TEMPERATURES[1:], found[1:], strict=False)
+    steps = zip(tried, found, tried[1:], found[1:], strict=False)
     for low, below, high, above in steps:
         if min(below, above) <= 1 <= max(below, above) and below != above:
             share = (1 - below) / (above - below)
             words = f"temperature matched on {task.split} clips"
             return round(low + share * (high - low), 3), words
     at = int(np.argmin(np.abs(np.array(found) - 1)))
-    return TEMPERATURES[at], (
+    return tried[at], (
         f"not matched: std_ratio on {task.split} clips is {found[at]:.3f} at "
-        f"temperature {TEMPERATURES[at]}, the nearest to 1 of {TEMPERATURES}"
+        f"temperature {tried[at]}, the nearest to 1 of {tried}"
     )
 
 

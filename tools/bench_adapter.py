@@ -11,11 +11,10 @@ import argparse
 import json
 import os
 import pathlib
-import platform
 
 import jax
 
-from toktalk_jax import adapter_card
+from toktalk_jax import adapter_card, hardware
 from toktalk_jax.training import adapters, checkpoints
 
 
@@ -29,7 +28,7 @@ def measure(base, adapter, rounds):
     found = adapter_card.added_ms(before, bundle, rounds)
     return {
         "device": jax.local_devices()[0].device_kind,
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": hardware.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "jax": jax.__version__,
         "base_hash": bundle.meta["hash"],

@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -26,6 +25,7 @@ import urllib.request
 import numpy as np
 import websocket
 
+from toktalk_jax import hardware
 from toktalk_jax import motion as mo
 from toktalk_jax.live import binary
 from toktalk_jax.live.client import Client
@@ -164,7 +164,7 @@ def bench(url, token, utterances, sessions, seconds, settings):
         shown = percentiles(many["wait_ms"]) | {"late_percent": rate}
         shown |= {k: many[k] for k in ("chunks", "ledger_ms")}
         found["sessions"][count] = shown
-    cpu = platform.processor() or platform.machine()
+    cpu = hardware.processor()
     load = {"before": begun[0], "after": os.getloadavg()[0], "cpus": os.cpu_count()}
     about = {"utterances": utterances, "seconds": seconds, "settings": settings}
     return found | about | {"cpu": cpu, "load": load}

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from toktalk_jax import chunk, flops
+from toktalk_jax import chunk, flops, hardware
 from toktalk_jax.evaluation import results
 from tools import bench_cases, bench_explain
 from tools.bench_stream import compile_counter
@@ -184,7 +184,7 @@ def bench(args):
     return {
         "size": args.size,
         "device": str(jax.devices()[0].device_kind),
-        "processor": platform.processor() or platform.machine(),
+        "processor": hardware.processor(),
         "cores": bench_cases.cores(),
         "load_average": load,
         "jax": jax.__version__,

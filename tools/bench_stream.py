@@ -11,13 +11,13 @@ so that a slope would show.
 import argparse
 import json
 import pathlib
-import platform
 import resource
 import time
 
 import jax
 import numpy as np
 
+from toktalk_jax import hardware
 from toktalk_jax import motion as mo
 from toktalk_jax.sample import make_sampler
 from toktalk_jax.training import checkpoints
@@ -87,7 +87,7 @@ def bench(checkpoint, minutes, **options):
         "resident_growth_mb": _resident() - before,
         "finite": bool(np.isfinite(motion).all()),
         "device": str(jax.devices()[0].device_kind),
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": hardware.processor(),
         "jax": jax.__version__,
     }
 

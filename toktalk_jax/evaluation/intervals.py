@@ -12,6 +12,7 @@ is their mean, and Student's interval over the seeds (Welch's for two rows) is a
 squares to either side (MOVER, Zou and Donner 2008): three are too few to resample.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -99,10 +100,16 @@ def pool(metric, sums):
         return sums[..., 0] / sums[..., 1]
 
 
+@functools.lru_cache(maxsize=8)  # a table asks for the same thousands of times
 def resample_counts(units, resamples=RESAMPLES, seed=0):
-    """[resamples, units] how often each came in units - 1 draws with replacement."""
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(max(units - 1, 1), np.full(units, 1 / units), size=resamples)
+    """[resamples, units] how often each came in units - 1 draws with replacement.
+
+    Read-only: who asks again is given the same array.
+    """
+    rng, share = np.random.default_rng(seed), np.full(units, 1 / units)
+    counts = rng.multinomial(max(units - 1, 1), share, size=resamples)
+    counts.flags.writeable = False
+    return counts
 
 
 def interval(scores, metric, seed=0, resamples=RESAMPLES):
