@@ -65,8 +65,11 @@ def get_config(arg=""):
 
 def about(config):
     """What every table says first: the data, and how long each net was trained."""
-    if config.model.channels != small.get_config().model.channels:
+    if config.model.channels == small.get_config("smoke").model.channels:
         return "Networks of a width that learns nothing: these numbers mean nothing."
+    sampled, size = config.sample, "2.5 M parameters, under 20 minutes on two cores"
+    if config.model != small.get_config().model:
+        size = f"channels {', '.join(map(str, config.model.channels))}"
     return (
         "GRID's talker s1: 700 clips of three seconds to train on (35 minutes, 51 "
         f"words), scored on {config.table.limit or 'all'} test clips, evenly spaced. "
@@ -74,13 +77,14 @@ def about(config):
         "landmarks; where a table says so it is made by the procedural performer, who "
         "acts the same sound in 24 styles, six of them kept for the test, or speaks "
         "half an hour of its own in 90, a quarter of them for the test. TokTalk's "
-        "U-Net has 2.5 M parameters and is trained on "
-        f"{config.total_steps:,} batches of {config.batch_size}, under 20 minutes on "
-        "two cores and less than it needs (`configs/small.py` takes 14,000), or, "
-        f"on the performer's speech, on {SPOKEN['total_steps']:,}; "
+        f"U-Net ({size}) is trained on {config.total_steps:,} batches of "
+        f"{config.batch_size}, less than it needs (`configs/small.py` takes "
+        f"{small.get_config().total_steps:,}), or, on the performer's speech, on "
+        f"{SPOKEN['total_steps']:,}; "
         f"the same U-Net with a regression loss on {REGRESSION['total_steps']:,}, "
         f"FaceFormer (0.08 M) on {config.faceformer_run.total_steps:,}: with more they "
-        "are worse on validation. Sampled as that config says (temperature 0.7, "
-        "guidance 0.6, ten Euler steps) but where a line names another. What is only "
-        "timed is trained for one step, for weights change no time."
+        f"are worse on validation. Sampled at temperature {sampled.temperature}, with "
+        f"guidance {sampled.guidance} and {sampled.num_steps} Euler steps, but where a "
+        "line names others. What is only timed is trained for one step, for weights "
+        "change no time."
     )

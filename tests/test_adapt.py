@@ -12,8 +12,17 @@ import pytest
 import soundfile
 
 from configs import adapter as adapter_config
+from configs import grid
 from tests import tiny_corpus
-from toktalk_jax import adapt, evaluate, models, sample
+from toktalk_jax import (
+    adapt,
+    adapter_card,
+    evaluate,
+    models,
+    sample,
+    table_lines,
+    tables,
+)
 from toktalk_jax import motion as mo
 from toktalk_jax.baselines import linear_map
 from toktalk_jax.data import builder, pipeline, windows
@@ -72,6 +81,20 @@ def trained(pair, tiny_run, tmp_path_factory):
     """(workdir, report card) of a smoke training."""
     workdir = tmp_path_factory.mktemp("adapter") / "run"
     return workdir, adapt.adapt(settings(pair), tiny_run, workdir)
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Report cards without rows: `trained` has a whole one, which takes a minute."""
+
+    def write(config, base, bundle, adapter, workdir):
+        clips = pipeline.evaluation_clips(config.dataset, "test", stats=bundle.stats)
+        card = adapter_card.align_error(adapter, bundle, clips)
+        card |= {"adapter_hash": adapter.meta["hash"], "steps": adapter.meta["step"]}
+        (workdir / "card.json").write_text(json.dumps(card))
+        return card
+
+    monkeypatch.setattr(adapter_card, "write", write)
 
 
 def ready(pair, base, **changes):
@@ -277,7 +300,7 @@ def test_the_loss_sees_the_tokens_that_a_stream_makes(trained, pair, base):
         np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
 
-def test_a_run_leaves_its_card_and_resumes(trained, pair, tiny_run, tmp_path):
+def test_a_run_leaves_its_card_and_resumes(trained, brief, pair, tiny_run, tmp_path):
     workdir, card = trained
     assert card == json.loads((workdir / "card.json").read_text())
     assert card["steps"] == 6 and card["clips"] == 2 and card["from"] == "mel_rvq"
@@ -316,8 +339,8 @@ def test_an_adapter_knows_its_base(trained, base, tmp_path):
         checkpoints.load(trained[0])
 
 
-def test_the_linear_map_finds_a_linear_relation(pair, base, tiny_run, tmp_path):
-    """And its row is made by the same command."""
+def test_the_linear_map_finds_a_linear_relation(brief, pair, base, tiny_run, tmp_path):
+    """And it is trained by the same command."""
     rng = np.random.default_rng(0)
     mix = rng.standard_normal((3, 4, 6))
 
@@ -342,7 +365,7 @@ def test_the_linear_map_finds_a_linear_relation(pair, base, tiny_run, tmp_path):
     assert card["align_mse"] < untrained["align_mse"]
 
 
-def test_sound_alone_is_enough(pair, base, tiny_run, tmp_path):
+def test_sound_alone_is_enough(brief, pair, base, tiny_run, tmp_path):
     """With sampled faces nothing of the real ones is looked at."""
     clips = pipeline.load(pair, "train", stats=base.stats).clips[:3]
     other = [dataclasses.replace(c, motion=c.motion + 1) for c in clips]
@@ -551,3 +574,24 @@ def test_the_data_curve_is_of_rows_that_differ_in_minutes_alone():
         ("flow", 15),
         ("flow", 40),
     ]
+
+
+def test_a_table_trains_the_adapter_of_its_line(brief, pair, tiny_run, tmp_path):
+    """Once: its folder is found again by base, settings and data."""
+    config = grid.get_config("smoke")
+    config.datasets.whisper_to_lyra = str(pair)
+    line = table_lines.check(
+        {
+            **{"label": "x", "data": "whisper_to_lyra", "method": "adapter"},
+            **{"timed": 1, "unscored": True},
+            "adapter": {"total_steps": 1, "report_clips": 1},
+        }
+    )
+    run = table_lines.run_config(config, line, 0)
+    row = tables._score(config, line, run, tiny_run, [tmp_path])
+    (folder,) = tmp_path.iterdir()
+    assert row.measured["T_animation_ms"] > 0 and not row.scores
+    assert row.name == "adapter from mel_rvq" and "1 steps on" in row.note
+    written = (folder / "card.json").stat().st_mtime_ns
+    assert tables._adapter(config, line, run, tiny_run, [tmp_path]) == folder
+    assert (folder / "card.json").stat().st_mtime_ns == written

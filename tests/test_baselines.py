@@ -96,14 +96,15 @@ def test_the_future_inside_a_chunk_is_used():
         assert error[:, 6:].mean() > 0.05  # and here they do not
 
 
-def test_one_fit_equals_plain_least_squares():
+@pytest.mark.parametrize("clips", [10, 1])  # more rows than the 54 features, fewer
+def test_one_fit_equals_plain_least_squares(clips):
     """Centring, shared Gram and PCs against one dense solve per position."""
-    train = planted(10, 0, noise=0.3)
+    train = planted(clips, 0, noise=0.3)
     fit = ridge.fit(train, train[:2], lve_like, lambdas=(0.2,))
     rows = [ridge._training_rows(t, m, 10) for t, m in train]
     x = np.concatenate([r[0] for r in rows]).astype("f8")
     y = np.concatenate([r[1] for r in rows]).astype("f8")
-    assert len(x) == 10 * (37 - 5 + 1)
+    assert len(x) == clips * (37 - 5 + 1)
     xc = x - x.mean(0)[None]
     for position in (0, 9):
         yc = y[:, position] - y[:, position].mean(0)[None]

@@ -199,7 +199,7 @@ def test_identity_decides_what_is_replaced(tmp_path):
 
 
 def test_bad_rows_are_named(tmp_path):
-    with pytest.raises(ValueError, match="scored no clip"):
+    with pytest.raises(ValueError, match="scored none of"):
         results.write_row(tmp_path, make_row(scores={}, skipped={"a": "short"}))
     with pytest.raises(ValueError):
         results.write_row(tmp_path, make_row(scores={"a": {"lve_mm": np.nan}}))

@@ -9,7 +9,7 @@ import pytest
 
 from configs import small
 from tests.test_report import make_row
-from toktalk_jax import evaluate, rows, task
+from toktalk_jax import evaluate, provenance, rows, task
 from toktalk_jax import motion as mo
 from toktalk_jax.baselines import rules
 from toktalk_jax.evaluation import predict, scoring
@@ -81,7 +81,7 @@ def test_foreign_tokens_that_end_early_are_named_too(made, monkeypatch):
     short = dataclasses.replace(short, clips=[short.clips[0], *others])
     fields = {f.name: getattr(make_row(), f.name) for f in dataclasses.fields(Row)}
     known = {k: v for k, v in fields.items() if k not in ("scores", "skipped")}
-    monkeypatch.setattr(rows, "facts", lambda *_: known)
+    monkeypatch.setattr(provenance, "facts", lambda *_: known)
     draw = lambda task: [c.motion[: 2 * len(c.foreign)] for c in task.clips]  # noqa: E731
     monkeypatch.setitem(rows.ROWS, "adapter", draw)
     row = rows.score(short, "adapter")

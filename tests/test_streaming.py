@@ -243,11 +243,17 @@ def test_nothing_compiles_after_warm_up(params, stats, feed, pushes):
     assert mixed_pushes(cold, feed, 2) > 0  # the counter counts
 
 
-def context_chunk_pairs():
-    return [(o, c) for o in (2, 6, 10, 50) for c in (2, 10, 20, 30)]
+# Every size once; context shorter than the chunk, as long, longer.
+PAIRS = [(2, 30), (6, 20), (10, 10), (50, 2)]
+FURTHER = [
+    pytest.param(context, chunk, marks=pytest.mark.long)
+    for context in (2, 6, 10, 50)
+    for chunk in (2, 10, 20, 30)
+    if (context, chunk) not in PAIRS
+]
 
 
-@pytest.mark.parametrize(("context", "chunk"), context_chunk_pairs(), ids=str)
+@pytest.mark.parametrize(("context", "chunk"), PAIRS + FURTHER, ids=str)
 def test_a_new_frame_depends_on_its_whole_chunk_and_nothing_later(
     params, stats, context, chunk
 ):

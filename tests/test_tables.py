@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
-from toktalk_jax import evaluate, table_lines, tables
+from toktalk_jax import evaluate, style_gains, table_lines, tables
 from toktalk_jax.evaluation import paper, results, scoring
 from toktalk_jax.evaluation import tables as table_text
 from toktalk_jax.flame import assets
@@ -135,6 +135,55 @@ def test_kept_rows_need_neither_data_nor_runs(filled, miniature, tmp_path):
     assert done.stdout.split() == told.split()
 
 
+def test_a_line_that_cannot_be_scored_costs_no_other(filled, tmp_path, capsys):
+    """The dataset holds no sound: the rules have nothing to act, the others do."""
+    config, _, runs, _ = filled
+    given = [
+        {"label": method, "data": "mel_rvq", "method": method}
+        for method in ("rules", "static")
+    ]
+    module = types.SimpleNamespace(__name__="m", table_3=lambda: given)
+    (rules, still), _ = tables.fill(
+        3, config, module, runs=[runs], kept=tmp_path, train=False
+    )
+    assert still.rows and not rules.rows
+    assert rules.reason.startswith("not scored: row 'rules' scored none of 3 clips; ")
+    assert "rules, seed 0: row 'rules' scored none" in capsys.readouterr().out
+    assert f"not run: {rules.reason}" in table_text.to_markdown(3, [rules, still])
+
+
+def test_what_is_measured_beside_the_scores_stands_in_the_row(
+    filled, tmp_path, monkeypatch
+):
+    """A matched row is sampled at the temperature found; gains score no clip."""
+    config, _, runs, _ = filled
+    beside = {"data": "mel_rvq", "unscored": True}
+    matched = {"label": "matched", **beside, "match_std": True}
+    gains = {"label": "gains", **beside, "gains": True}
+    module = types.SimpleNamespace(__name__="m", table_3=lambda: [matched, gains])
+    splits = []
+
+    def found(task, method):
+        splits.append(task.split)
+        return 0.33, "matched somewhere"
+
+    rho = {"rho nod": 0.5, "rho blink": np.nan}
+    monkeypatch.setattr(tables, "matched_temperature", found)
+    monkeypatch.setattr(style_gains, "rank_correlations", lambda task: rho)
+    lines, _ = tables.fill(3, config, module, runs=[runs], kept=tmp_path, train=False)
+    (at,), (measured,) = (line.rows for line in lines)
+    assert splits == ["validation"] and at.measured == {"temperature": 0.33}
+    assert "temperature 0.33" in at.note and at.note.endswith("matched somewhere")
+    assert measured.measured == {"rho nod": 0.5} and measured.samples == 1
+    assert (
+        not at.scores
+        and not measured.scores
+        and "style of the performer" in measured.note
+    )
+    assert measured.note.endswith("undefined: rho blink")
+    assert {path.stem for path in tmp_path.iterdir()} == {at.key, measured.key}
+
+
 def test_a_seed_that_is_missing_hides_no_other(filled, tmp_path):
     """Rows of later seeds are kept rows too, and the table says which is not there."""
     config, module, runs, out = filled
@@ -195,10 +244,10 @@ def test_probes_come_to_a_kept_row_when_its_dataset_has_sound(
     assert again.note.endswith("undefined: probe B")
 
 
-def test_a_kept_row_of_other_data_counts_as_missing(
+def test_a_kept_row_of_other_data_is_not_shown_nor_written_over(
     filled, tiny_dataset, tmp_path, capsys
 ):
-    """Nobody is shown another speaker's row for their own; without data it is kept."""
+    """Nobody is shown another speaker's row for their own, or loses one to it."""
     config, module, _, out = filled
     shutil.copytree(out / "rows", tmp_path / "rows")
     moved = tmp_path / "data"
@@ -206,15 +255,20 @@ def test_a_kept_row_of_other_data_counts_as_missing(
     config = config.copy_and_resolve_references()
     config.datasets.mel_rvq = str(moved)
 
-    def fill():
-        where = {"runs": [tmp_path / "no runs"], "kept": tmp_path / "rows"}
-        lines, _ = tables.fill(3, config, module, **where, train=False)
+    def fill(**where):
+        where = {"runs": [tmp_path / "no runs"], "kept": tmp_path / "rows"} | where
+        lines, _ = tables.fill(3, config, module, **{"train": False} | where)
         return lines[0]
 
     assert len(fill().rows) == 2  # another path to the same data
     facts = json.loads((moved / "metadata.json").read_text())
     (moved / "metadata.json").write_text(json.dumps({**facts, "seed": 77}))
-    assert not fill().rows and "is of other data" in capsys.readouterr().out
+    kept = fill(train=True)
+    assert not kept.rows and "is of other data" in capsys.readouterr().out
+    assert "is of other data; remove it, or name a folder for yours" in kept.reason
+    # Beside them, in a folder of one's own, it is only missing.
+    beside = fill(known=tmp_path / "rows", kept=tmp_path / "own")
+    assert not beside.rows and beside.reason.startswith("no finished run")
     shutil.rmtree(moved)
     assert len(fill().rows) == 2
 

@@ -112,10 +112,12 @@ def _rows():
     out = pathlib.Path(f.out or f.workdir)
     if not f.out and not out.is_dir():
         out = pathlib.Path("runs") / f.workdir  # a shipped name is no folder here
+    # Before what may refuse a row: no score of the others is lost.
+    written = report.write_report(out, rows, title, reference, stem="evaluation")[0]
     if f.keep_row:
         for row in rows:
             results.write_row(RESULTS / "rows", row)
-    return report.write_report(out, rows, title, reference, stem="evaluation")[0]
+    return written
 
 
 def _tables():

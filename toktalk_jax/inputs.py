@@ -3,6 +3,7 @@
 The files' schemas stand in `toktalk_jax.sample`.
 """
 
+import functools
 import pathlib
 import zipfile
 
@@ -21,8 +22,12 @@ def encode_style(bundle, motion):
     """Style vectors [B, K] of raw reference clips [B, R, 56]; the encoder's mean."""
     _, encoder = models.build(bundle.config["model"], bundle.config["style"])
     z = bundle.stats.normalise(np.asarray(motion, np.float32)) * bundle.stats.live
-    apply = jax.jit(lambda p, x: encoder.apply({"params": p}, x)[0])
-    return np.asarray(apply(bundle.params["style"], z.astype(np.float32)))
+    return np.asarray(_encode(encoder, bundle.params["style"], z.astype(np.float32)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(encoder, params, z):
+    return encoder.apply({"params": params}, z)[0]
 
 
 def load_style(bundle, name):

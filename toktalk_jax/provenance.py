@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pathlib
 
 from toktalk_jax import hardware
 from toktalk_jax.baselines import ridge
@@ -58,6 +59,10 @@ def facts(task, method):
         config |= {"run": run, "sample": task.settings, "style": task.style}
         config |= {"samples": task.samples}
         data = _digest([task.bundle.dataset, data])
+    regions = scoring.region_hashes(task.head)
+    if task.landmark_map and task.rig is not None:  # what tracked_* are measured by
+        mapped = hashlib.sha256(pathlib.Path(task.landmark_map).read_bytes())
+        regions["tracked_lips"] = config["map"] = mapped.hexdigest()[:12]
     if method == "files":
         config["motions"] = task.motions
     if method == "adapter":
@@ -73,7 +78,7 @@ def facts(task, method):
             VOCABULARY.get(c, "vocabulary unknown") for c in corpora
         ),
         "head": task.head.name,
-        "regions": scoring.region_hashes(task.head),
+        "regions": regions,
         "samples": task.samples if several else 1,
         "weights": f"ema at step {meta['step']}, {meta['hash']}" if trained else "none",
         "seed": task.seed,
@@ -103,10 +108,14 @@ def _note(task, method):
     parts = [HEARS[method]] if method in HEARS else [_heard(task, method)]
     if method in SAMPLED:
         sampler = task.sampler
-        parts += [
+        cut = (
             f"{sampler.chunk_frames} frames a chunk, {sampler.context_frames} of "
-            f"context ({sampler.known}), {len(sampler.times) - 1} steps, guidance "
-            f"{sampler.guidance}, temperature {sampler.temperature}",
+            f"context ({sampler.known})"
+        )
+        cut = "each clip solved at once" if method == "whole" else cut
+        parts += [
+            f"{cut}, {len(sampler.times) - 1} steps, guidance {sampler.guidance}, "
+            f"temperature {sampler.temperature}",
             f"style {task.style}",
         ]
         strangers = len(references.without_another(task.clips, task.train))

@@ -39,18 +39,14 @@ def _whole(task):
 
 
 def _solved_whole(task):
-    samples = [
-        predict.whole(
-            lambda **sizes: make_sampler(task.bundle, task.settings, **sizes),
-            task.clips,
-            task.styles,
-            chunk_frames=task.chunk_frames,
-            seed=task.seed,
-            sample=k,
-        )
-        for k in range(task.samples)
-    ]
-    return [np.stack(motions) for motions in zip(*samples, strict=True)]
+    return predict.whole(
+        lambda **sizes: make_sampler(task.bundle, task.settings, **sizes),
+        task.clips,
+        task.styles,
+        chunk_frames=task.chunk_frames,
+        seed=task.seed,
+        samples=task.samples,
+    )
 
 
 def borderless(task):

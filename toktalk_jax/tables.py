@@ -77,7 +77,8 @@ def describer(module, number):
     found = getattr(module, f"table_{number}", None)
     if found is None:
         raise ValueError(
-            f"{module.__name__} has no table_{number}(); configs/grid.py shows one"
+            f"{module.__name__} has no table_{number}(); expected a generator of "
+            "lines as in configs/grid_lines.py"
         )
     return found
 
@@ -98,7 +99,10 @@ def _row(config, line, seed, known, runs, kept, train):
     run = table_lines.run_config(config, line, seed)
     row, facts = known.get(key), _facts(run.dataset)
     if row is not None and facts and (other := _other(row, run, facts)):
-        print(f"{line['label']}: the kept row {key} is of other {other}", flush=True)
+        words = f"the kept row {key} is of other {other}"
+        print(f"{line['label']}: {words}", flush=True)
+        if (pathlib.Path(kept) / f"{key}.json").is_file():  # never written over
+            return None, f"{words}; remove it, or name a folder for yours: --out DIR"
         row = None
     # A key does not know of sound that an export brought later.
     if row is not None and not (_unprobed(row, line) and facts.get("with_audio")):
@@ -113,10 +117,14 @@ def _row(config, line, seed, known, runs, kept, train):
             return None, f"no finished run in {', '.join(map(str, runs))}"
         workdir = _train(run, line, runs)
     print(f"scoring {line['label']}, seed {seed} ({workdir})", flush=True)
-    row = _score(config, line, run, workdir, runs)
-    results.write_row(kept, row)
-    known[key] = row
-    return row, ""
+    try:
+        made = _score(config, line, run, workdir, runs)
+        results.write_row(kept, made)
+    except (ValueError, ImportError, OSError) as error:  # it costs no other line
+        print(f"{line['label']}, seed {seed}: {error}", flush=True)
+        return row, "" if row is not None else f"not scored: {error}"
+    known[key] = made
+    return made, ""
 
 
 def _other(row, run, facts):
@@ -236,7 +244,10 @@ def _score(config, line, run, workdir, runs):
     if line["gains"]:
         measured |= style_gains.rank_correlations(task)
     if line["gains"] or line["unscored"]:
-        row = results.Row(scores={}, **provenance.facts(task, line["method"]))
+        # One sample of what is measured; gains are of the performer's own styles.
+        shown = "of the performer, gain by gain" if line["gains"] else task.style
+        told = dataclasses.replace(task, samples=1, style=shown)
+        row = results.Row(scores={}, **provenance.facts(told, line["method"]))
     else:
         streams = line["method"] == "stream"
         control = table_rows.borderless(task) if streams else None

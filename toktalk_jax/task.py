@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from toktalk_jax import motion as mo
-from toktalk_jax.evaluation import predict, references
+from toktalk_jax.evaluation import predict, references, scoring
 from toktalk_jax.inputs import encode_style
 from toktalk_jax.sample import make_sampler
 from toktalk_jax.training import adapters, checkpoints
@@ -28,6 +28,7 @@ class Task:
       split, samples, seed: which clips, samples per clip, of the noise.
       motions: directory of motion files, for the row "files", or "".
       style: a name of `references.STYLES`; scored: one of `SCORED`.
+      landmark_map: file of the user's own, which `rig` was made of, or "".
     """
 
     bundle: checkpoints.Bundle
@@ -44,6 +45,7 @@ class Task:
     motions: str
     style: str
     scored: str
+    landmark_map: str
 
     @property
     def head_joint(self):
@@ -123,6 +125,7 @@ def prepare(
     if not clips:
         raise ValueError(f"{config.dataset} has no {split} clips to score")
     head = head_of(bundle.dataset, config.head)
+    scoring.region_hashes(head)  # a head without its masks is refused before any draw
     return Task(
         bundle=bundle,
         adapter=before,
@@ -138,6 +141,7 @@ def prepare(
         motions=motions,
         style=style,
         scored=scored,
+        landmark_map=landmark_map or "",
     )
 
 

@@ -2,7 +2,8 @@
 
 For each position in the chunk one linear map: its tokens (5 at 0.4 s) and the four
 before, standardised, to motion PCs. All positions share the features, so they share one
-Gram matrix and one Cholesky factor per lambda. Training windows start at every token,
+Gram matrix and one Cholesky factor per lambda (with fewer rows than features, one
+eigendecomposition of the rows' products). Training windows start at every token,
 not only where a stream's chunks fall: more rows make the baseline stronger.
 
 The PCs are of the raw coefficients. With 64 or more asked for, all live ones are kept,
@@ -92,16 +93,24 @@ def principal_axes(motions, components=COMPONENTS):
     return mean, axes[:, ::-1][:, : min(components, live)]
 
 
-def _normal_equations(clips, axes, chunk_frames):
-    """Centred Gram [P, P], cross [P, C n], feature and target means, row count."""
+def _equations(clips, axes, chunk_frames):
+    """(penalty -> weights [P, C n], means of features [P] and of targets [C n]).
+
+    With fewer rows than features the same weights come from the rows' own products.
+    """
     gram = cross = 0.0
     sum_x = sum_y = 0.0
     rows = 0
     clips = [clip for clip in clips if len(clip[1]) >= chunk_frames]
-    for group in _groups(clips, chunk_frames):
+    tokens = TOKENS_BEFORE + chunk_frames // mo.FRAMES_PER_TOKEN
+    width = tokens * (np.shape(clips[0][0])[-1] if clips else 0)
+    # A first group of fewer rows than features is all there is.
+    for group in _groups(clips, chunk_frames, max(4096, width)):
         x = np.concatenate([g[0] for g in group]).astype(np.float64)
         y = np.concatenate([g[1] for g in group]).astype(np.float64) @ axes
         y = y.reshape(len(y), -1)
+        if not rows and 0 < len(x) < width:
+            return _dual(x, y)
         gram, cross = gram + x.T @ x, cross + x.T @ y
         sum_x, sum_y = sum_x + x.sum(0), sum_y + y.sum(0)
         rows += len(x)
@@ -110,10 +119,21 @@ def _normal_equations(clips, axes, chunk_frames):
     mean_x, mean_y = sum_x / rows, sum_y / rows
     gram = gram / rows - np.outer(mean_x, mean_x)
     cross = cross / rows - np.outer(mean_x, mean_y)
-    return gram, cross, mean_x, mean_y
+    return (lambda penalty: _solve(gram, cross, penalty)), mean_x, mean_y
 
 
-def _groups(clips, chunk_frames, rows=4096):
+def _dual(x, y):
+    mean_x, mean_y = x.mean(0), y.mean(0)
+    x, y = x - mean_x[None], y - mean_y[None]
+    value, axes = np.linalg.eigh(x @ x.T / len(x))
+
+    def weights(penalty):
+        return x.T @ (axes @ ((axes.T @ y) / (value + penalty)[:, None])) / len(x)
+
+    return weights, mean_x, mean_y
+
+
+def _groups(clips, chunk_frames, rows):
     """Clips' rows in groups of at least `rows`: few large products, bounded memory."""
     group, count = [], 0
     for tokens, motion in clips:
@@ -159,11 +179,11 @@ def fit(
         )
     mean, axes = principal_axes([motion for _, motion in train], components)
     centred = [(tokens, np.asarray(motion) - mean[None]) for tokens, motion in train]
-    gram, cross, mean_x, mean_y = _normal_equations(centred, axes, chunk_frames)
+    weights_at, mean_x, mean_y = _equations(centred, axes, chunk_frames)
     back = axes.T
     best, errors = None, {}
     for penalty in lambdas:
-        weights = _solve(gram, cross, penalty)
+        weights = weights_at(penalty)
         candidate = Ridge(
             weights=_to_motion(weights, back).astype(np.float32),
             offset=(_to_motion(mean_y[None], back)[0] + np.tile(mean, chunk_frames)),

@@ -17,7 +17,8 @@ def check_claim(lines, claim):
         metric, only where both have that one as the truth has it (MATCHED); or
         "at_least" or "at_most": bound, of a number measured beside the scores, which
         must keep to it for every seed.
-        "why": {verdict: words}, what is known of a verdict's cause; "ours": True of
+        "why": {verdict: words}, what is known of a verdict's cause, or of what to
+        mind where it "holds"; "ours": True of
         what the paper does not claim.
 
     Returns:

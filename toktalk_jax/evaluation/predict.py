@@ -84,12 +84,15 @@ def _padded(clip, sampler, chunks):
     return np.concatenate([tokens, tail])
 
 
-def whole(make_sampler, clips, styles, *, chunk_frames, seed=0, sample=0):
+def whole(make_sampler, clips, styles, *, chunk_frames, seed=0, samples=1):
     """Every clip solved as one chunk by the same weights: no border anywhere.
 
     Args:
       make_sampler: (chunk_frames, context_frames) -> `Sampler`.
       chunk_frames: clips are padded to whole multiples of it, as a stream is.
+
+    Returns:
+      list of [samples, T', F] raw motion, T' as of `streamed`.
     """
     out = [None] * len(clips)
     groups = collections.defaultdict(list)
@@ -100,8 +103,11 @@ def whole(make_sampler, clips, styles, *, chunk_frames, seed=0, sample=0):
         sampler = make_sampler(chunk_frames=frames, context_frames=2)
         some = [clips[i] for i in members]
         # Each length compiles anyway: no rows of nothing beside the few that it has.
-        few = {"seed": seed, "sample": sample, "batch": min(len(some), BATCH)}
-        part = streamed(sampler, some, styles[members], **few)
-        for i, motion in zip(members, part, strict=True):
-            out[i] = motion
+        few = {"seed": seed, "batch": min(len(some), BATCH)}
+        drawn = [
+            streamed(sampler, some, styles[members], sample=k, **few)
+            for k in range(samples)
+        ]
+        for i, *motions in zip(members, *drawn, strict=True):
+            out[i] = np.stack(motions)
     return out

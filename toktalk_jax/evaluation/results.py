@@ -158,7 +158,11 @@ def write_row(directory, row):
       ValueError: the row scored no clip, or holds a number that is not finite.
     """
     if not row.scores and not row.measured:
-        raise ValueError(f"row {row.name!r} scored no clip: {row.skipped}")
+        first = next(iter(row.skipped.items()), ("no clip", "none was given"))
+        raise ValueError(
+            f"row {row.name!r} scored none of {len(row.skipped)} clips; "
+            f"{first[0]}: {first[1]}"
+        )
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     compact = {"separators": (",", ":"), "allow_nan": False, "sort_keys": True}

@@ -9,7 +9,15 @@ import dataclasses
 import json
 import pathlib
 
-from toktalk_jax.evaluation import intervals, metrics, paper, plot, report, results
+from toktalk_jax.evaluation import (
+    claim_text,
+    intervals,
+    metrics,
+    paper,
+    plot,
+    report,
+    results,
+)
 from toktalk_jax.evaluation.claims import check_claim
 from toktalk_jax.training.logs import write_whole
 
@@ -91,7 +99,7 @@ def to_markdown(number, lines, claims=(), about=""):
         text += ["", f"## {block}", ""] + ([facts, ""] if facts else [])
         text += _block(members, columns, printed)
     if claims:
-        text += _claims(claims)
+        text += claim_text.to_markdown(claims)
     first = {line.label: line.rows[0] for line in lines if line.rows}
     if found := report.over_samples(first):
         text += ["", "## Over the samples of each clip (first seed)", "", *found]
@@ -140,6 +148,7 @@ def _block(lines, columns, printed):
     columns = columns if scored or not more else ()
     beside = printed.columns if any(line.paper for line in lines) else ()
     head = ["row", "seeds", "clips", "samples", *map(report.column, columns), *more]
+    head += [] if columns or more else ["why there is none"]
     head += [f"*{name}*" for name in beside]
     body = []
     for line in lines:
@@ -147,7 +156,7 @@ def _block(lines, columns, printed):
         clips = min([len(row.scores) for row in line.rows], default=0)
         cells = [report.cell(line.interval(metric), clips) for metric in columns]
         cells += [_mean([row.measured.get(key) for row in line.rows]) for key in more]
-        if not line.rows and (columns or more):
+        if not line.rows:
             cells = [f"not run: {line.reason}", *[""] * (len(cells) - 1)]
         theirs = ["" if v is None else f"*{v:g}*" for v in theirs[: len(beside)]]
         samples = min([row.samples for row in line.rows], default=0)
@@ -186,96 +195,6 @@ def _mean(values):
     if len(values) > 1:
         text += f" ({min(values):.4g} to {max(values):.4g})"
     return text
-
-
-def _claims(claims):
-    """The paper's claims, then those that the project adds ("ours")."""
-    text = []
-    for title, ours in (("The paper's claims", False), ("Our own checks", True)):
-        members = [claim for claim in claims if claim.get("ours", False) is ours]
-        if not members:
-            continue
-        text += ["", f"## {title}"]
-        run = [claim for claim in members if claim["verdict"] != "not run"]
-        if run:
-            text += ["", *_claim_table(run), *_whys(run)]
-        text += _not_run([claim for claim in members if claim["verdict"] == "not run"])
-    judged = sum(claim["difference"] is not None for claim in claims)
-    if not judged:
-        return text
-    alone = (
-        f"Each of the {judged} differences is judged alone at 95 %: of twenty "
-        "comparisons where there is no difference, one is resolved by chance."
-    )
-    return [*text, "", alone]
-
-
-def _claim_table(claims):
-    head = ["claim", "metric", "better", "worse"]
-    head += ["seeds", "better - worse", "verdict"]
-    body = []
-    for claim in claims:
-        names = [claim[name] for name in ("claim", "metric", "better")]
-        names.append(_against(claim))
-        seeds = " and ".join(map(str, claim["seeds"]))
-        body.append([*names, seeds, _found(claim), f"**{claim['verdict']}**"])
-    return report.grid(head, body)
-
-
-def _found(claim):
-    """What was found: a difference, a ratio, or the number that keeps to a bound."""
-    if told := claim.get("over_seeds"):
-        text = f"is {told['mean']:.4g}"
-        if claim["seeds"][0] > 1:
-            text += f" (seeds {told['least']:.4g} to {told['most']:.4g})"
-        return text
-    if not claim["difference"]:
-        return "-"
-    text = report.cell(intervals.Interval(**claim["difference"]))
-    return f"ratio {text}" if "at_most_times" in claim else text
-
-
-def _against(claim):
-    """What a claim's better line is compared with."""
-    if "worse" not in claim:
-        name = "at_least" if "at_least" in claim else "at_most"
-        return f"{name.replace('_', ' ')} {claim[name]}"
-    times = claim.get("at_most_times")
-    return f"at most {times} times {claim['worse']}" if times else claim["worse"]
-
-
-def _not_run(claims):
-    """The claims that want a line that was not run; the line says why it was not."""
-    groups = {}
-    for claim in claims:
-        pair = f"{claim['better']} against {_against(claim)}"
-        metrics_of = groups.setdefault(claim["claim"], {}).setdefault(pair, [])
-        metrics_of.append(f"`{claim['metric']}`")
-    if not groups:
-        return []
-    lines = [
-        f"- {words}: " + "; ".join(f"{p} ({', '.join(m)})" for p, m in pairs.items())
-        for words, pairs in groups.items()
-    ]
-    return ["", "Not run, for want of a line above:", "", *lines]
-
-
-def _whys(claims):
-    """Every claim that was asked and does not hold: why, as far as known."""
-    groups = {}
-    for claim in claims:
-        verdict = claim["verdict"]
-        if verdict == "holds":
-            continue
-        why = claim.get("why", {}).get(verdict) or "Why is not known."
-        pair = f"{claim['better']} against {_against(claim)}"
-        key = claim["claim"], claim["metric"], verdict, why
-        groups.setdefault(key, []).append(pair)
-    lines = [
-        f"- {words}, `{metric}`, {'; '.join(pairs)}: {verdict}. {why}"
-        for (words, metric, verdict, why), pairs in groups.items()
-    ]
-    return ["", "What does not hold, and why:", "", *lines] if lines else []
 
 
 def _origins(lines):
