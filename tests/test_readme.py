@@ -1,6 +1,7 @@
 """README's commands name modules, flags, configs and files that exist."""
 
 import importlib.util
+import json
 import pathlib
 import re
 import shlex
@@ -106,3 +107,39 @@ def test_links_lead_to_files():
     for link in [*links, *named]:
         if not link.startswith("http"):
             assert (ROOT / pathlib.Path(link)).exists(), link
+
+
+SUMMARY = {  # row of README's short table: (table, its line)
+    "TokTalk, streamed": (3, "TokTalk"),
+    "at the truth's motion (temperature about 0.4)": (3, "std_ratio matched"),
+    "at temperature 0": (3, "temperature 0"),
+    "the same U-Net, regression loss": (3, "the same U-Net, regression"),
+    "FaceFormer": (3, "FaceFormer"),
+    "FaceFormer, 0.32 s ahead": (3, "FaceFormer, 0.32 s ahead"),
+    "ridge regression, same tokens": (3, "ridge regression"),
+    "mean face": (3, "mean face"),
+    "ground truth": (3, "ground truth"),
+    "TokTalk, `lyra` tokens": (2, "lyra"),
+    "TokTalk, `whisper` tokens, 0.4 s ahead": (2, "whisper, 0.4 s ahead"),
+}
+
+
+def test_the_summary_of_the_tables_is_what_they_say():
+    made = {}
+    for number in (2, 3):
+        path = ROOT / f"configs/results/table_{number}.json"
+        for line in json.loads(path.read_text())["lines"]:
+            made[number, line["label"]] = line["metrics"]
+    block = re.search(r"In short, with.*?\n\n(.*?)\n\n", TEXT, re.DOTALL)[1]
+    head, _, *body = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in block.splitlines()
+    )
+    assert [name for name, *_ in body] == list(SUMMARY)
+    for name, *cells in body:
+        for metric, cell in zip(head[1:], cells, strict=True):
+            found = made[SUMMARY[name]].get(metric.strip("`"))
+            value = found and found["value"]
+            digits = len(cell.partition(".")[2])
+            shown = "" if value is None else f"{value:.{digits}f}"
+            assert cell == shown, (name, metric)
