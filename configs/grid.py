@@ -68,7 +68,7 @@ def about(config):
     if config.model.channels == small.get_config("smoke").model.channels:
         return "Networks of a width that learns nothing: these numbers mean nothing."
     sampled, size = config.sample, "2.5 M parameters, under 20 minutes on two cores"
-    if config.model != small.get_config().model:
+    if config.model.channels != small.get_config().model.channels:
         size = f"channels {', '.join(map(str, config.model.channels))}"
     return (
         "GRID's talker s1: 700 clips of three seconds to train on (35 minutes, 51 "

@@ -156,7 +156,7 @@ def table_4():
     for name in ("Han et al.", "Lee et al.", "DiffPoseTalk"):
         yield {
             **{"label": name, "block": "The paper's", "paper": name},
-            "reason": "the paper's numbers stand beside",
+            "reason": "not part of this code base; its numbers stand beside",
         }
 
 
