@@ -67,7 +67,7 @@ def about(config):
     """What every table says first: the data, and how long each net was trained."""
     if config.model.channels == small.get_config("smoke").model.channels:
         return "Networks of a width that learns nothing: these numbers mean nothing."
-    sampled, size = config.sample, "2.5 M parameters, under 20 minutes on two cores"
+    sampled, size = config.sample, "2.5 M parameters"
     if config.model.channels != small.get_config().model.channels:
         size = f"channels {', '.join(map(str, config.model.channels))}"
     return (

@@ -91,8 +91,8 @@ WHY_STYLE = {  # what is known where the claim does not hold: {metric: words}
     "six do not resolve it.",
 }
 WHY_SPEECH = {
-    "fdd_1e5m": "It hardly depends on the style there: 32.8 with it, 33.2 without, 33.8 "
-    "with another's.",
+    "fdd_1e5m": "There it hardly depends on the style: 32.8 with it, 33.2 without, "
+    "33.8 with another's.",
 }
 WHY_MATCHED = (
     "Both are at 1.6 mm, and the temperatures that were matched, 0.31 to 0.45, spread "
