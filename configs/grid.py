@@ -14,7 +14,7 @@ r"""The paper's tables on GRID: one speaker, 51 words, two CPU cores.
     python -m toktalk_jax.evaluate --config configs/grid.py --table 2
 
 Rows that are kept under configs/results/rows are not made again; a missing one is
-trained (at most 20 minutes on two cores) and scored. Other tokenizers join Table 2 by
+trained (some 20 minutes on two cores) and scored. Other tokenizers join Table 2 by
 exporting their dataset to the path that `datasets` names. Without --with_audio Table 2
 has no probes.
 
