@@ -14,6 +14,7 @@ from toktalk_jax import motion as mo
 from toktalk_jax.baselines import rules
 from toktalk_jax.evaluation import predict, scoring
 from toktalk_jax.evaluation.results import Row
+from toktalk_jax.methods import BASELINES
 
 NOISE = np.random.default_rng(0).normal(0, 3000, 16000).astype(np.int16)
 HUM = (9000 * np.sin(2 * np.pi * 140 * np.arange(16000) / 16000)).astype(np.int16)
@@ -209,3 +210,9 @@ def test_flags_that_go_together(tiny_dataset, tiny_run):
         evaluate.evaluate(config, tiny_run, rows=("files",))
     with pytest.raises(ValueError, match="--adapter DIR go together"):
         evaluate.evaluate(config, tiny_run, rows=("static",), adapter="x")
+
+
+def test_every_method_is_of_one_kind():
+    """What `provenance` calls a network's row and what a key calls fitted are all."""
+    kinds = (*provenance.SAMPLED, *BASELINES, *rows.UNTRAINED, "files")
+    assert sorted(kinds) == sorted(rows.ROWS)

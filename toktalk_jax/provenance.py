@@ -50,7 +50,7 @@ def facts(task, method):
 
     trained = method in (*SAMPLED, *BASELINES)
     names = sorted(predict.name_of(clip) for clip in task.clips)
-    data = _digest([pipeline.describe(task.dataset), [task.split, names]])
+    data = digest([pipeline.describe(task.dataset), [task.split, names]])
     # A baseline's row is the same whatever network stands beside it.
     config = {"chunk_seconds": task.settings["chunk_seconds"], "scored": task.scored}
     if trained:
@@ -58,7 +58,7 @@ def facts(task, method):
         run = {k: v for k, v in task.bundle.config.items() if k not in free}
         config |= {"run": run, "sample": task.settings, "style": task.style}
         config |= {"samples": task.samples}
-        data = _digest([task.bundle.dataset, data])
+        data = digest([task.bundle.dataset, data])
     regions = scoring.region_hashes(task.head)
     if task.landmark_map and task.rig is not None:  # what tracked_* are measured by
         mapped = hashlib.sha256(pathlib.Path(task.landmark_map).read_bytes())
@@ -83,7 +83,7 @@ def facts(task, method):
         "weights": f"ema at step {meta['step']}, {meta['hash']}" if trained else "none",
         "seed": task.seed,
         "commit": results.commit(),
-        "config_hash": _digest(config),
+        "config_hash": digest(config),
         "dataset_hash": data,
         "data": identity(task.dataset),
         "device": hardware.device(),
@@ -146,6 +146,7 @@ def _heard(task, method):
     return f"{facts['tokenizer']} tokens, look-ahead {facts['lookahead_s']:g} s"
 
 
-def _digest(value):
+def digest(value):
+    """12 hex digits of what JSON can hold, and of other things' text."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -3,11 +3,8 @@
 A row's key is a hash of all that the row is made from but the dataset's path.
 """
 
-import hashlib
-import json
-
+from toktalk_jax import provenance, style_gains
 from toktalk_jax import rows as table_rows
-from toktalk_jax import style_gains
 from toktalk_jax import task as tasks
 from toktalk_jax.evaluation import references
 from toktalk_jax.training import checkpoints
@@ -124,7 +121,7 @@ def row_key(config, line, seed):
     if method in table_rows.UNTRAINED:  # no network's setting is any of theirs
         made["chunk"] = run.sample.chunk_seconds
         made["fit"] = table_rows.UNTRAINED[method]
-        return digest({**made, **{name: line[name] for name in fields}})
+        return provenance.digest({**made, **{name: line[name] for name in fields}})
     made["run"] = checkpoints.computing(run.to_dict())
     made["shown"] = references.FRAMES
     fields += ("style", "match_std", "gains")
@@ -137,7 +134,7 @@ def row_key(config, line, seed):
     if method == "adapter":
         adapter = adapter_config(config, line, line["data"], seed)
         made["adapter"] = checkpoints.computing(adapter.to_dict())
-    return digest({**made, **{name: line[name] for name in fields}})
+    return provenance.digest({**made, **{name: line[name] for name in fields}})
 
 
 def adapter_config(config, line, dataset, seed):
@@ -146,9 +143,3 @@ def adapter_config(config, line, dataset, seed):
     found.dataset, found.seed = dataset, seed
     found.update_from_flattened_dict(line["adapter"])
     return found
-
-
-def digest(value):
-    """12 hex digits of what JSON can hold."""
-    text = json.dumps(value, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -187,7 +187,7 @@ def _train(run, line, runs):
     from toktalk_jax import train
 
     made = checkpoints.computing(run.to_dict()), provenance.identity(run.dataset)
-    name = f"{line['data']}-{table_lines.digest(made)}"
+    name = f"{line['data']}-{provenance.digest(made)}"
     workdir = pathlib.Path(runs[0]) / name
     print(f"training {line['label']}, seed {run.seed}: {workdir}", flush=True)
     train.train(ConfigDict(run.to_dict()), workdir)
@@ -201,7 +201,7 @@ def _adapter(config, line, run, workdir, runs):
     made = table_lines.adapter_config(config, line, run.dataset, run.seed)
     base = checkpoints.load(workdir).meta["hash"]
     made_from = checkpoints.computing(made.to_dict()), provenance.identity(run.dataset)
-    name = f"adapter-{table_lines.digest([base, *made_from])}"
+    name = f"adapter-{provenance.digest([base, *made_from])}"
     out = pathlib.Path(runs[0]) / name
     if not (out / "card.json").is_file():
         print(f"training {line['label']}, seed {run.seed}: {out}", flush=True)
